@@ -1,0 +1,132 @@
+"""What can go wrong in the engine, as values that say whether a retry can help.
+
+Called by every room of the engine; the front translates each class to its PEP 249 class by `sqlstate`
+(`khonsu_sql.errors`). Nothing here knows SQL text. Messages say what, where and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "CannotConnect",
+    "CommitOutcomeUnknown",
+    "CorruptDatabase",
+    "DatabaseInUse",
+    "EngineClosed",
+    "EngineError",
+    "InvalidValue",
+    "LimitExceeded",
+    "NotNullViolation",
+    "NotSupported",
+    "NumericOutOfRange",
+    "SerializationConflict",
+    "StoreFailed",
+    "UniqueViolation",
+]
+
+
+class EngineError(Exception):
+    """Base of all engine errors.
+
+    `sqlstate`: five characters of the SQL standard. `retryable`: the whole transaction may be run again.
+    `detail`, `hint`: more for a person. `evidence`: what a conflict knows about its cause (table, keys, rule, …).
+    """
+
+    sqlstate = "XX000"
+    retryable = False
+
+    def __init__(
+        self, message: str, *, detail: str | None = None, hint: str | None = None, evidence: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.evidence = evidence or {}
+
+
+class SerializationConflict(EngineError):
+    """Another transaction committed something this one depends on; run it again. Evidence names table, keys and rule."""
+
+    sqlstate = "40001"
+    retryable = True
+
+
+class UniqueViolation(EngineError):
+    """A key of a primary key or unique constraint exists already."""
+
+    sqlstate = "23505"
+
+
+class NotNullViolation(EngineError):
+    """NULL in a column that forbids it."""
+
+    sqlstate = "23502"
+
+
+class InvalidValue(EngineError):
+    """A value that is not one of the column's type (22P02, or 22021 for text that cannot be stored)."""
+
+    sqlstate = "22P02"
+
+
+class NumericOutOfRange(InvalidValue):
+    """A number its type cannot hold."""
+
+    sqlstate = "22003"
+
+
+class NotSupported(EngineError):
+    """A feature this version refuses by name."""
+
+    sqlstate = "0A000"
+
+
+class LimitExceeded(EngineError):
+    """Something is larger than the limit that protects everybody else."""
+
+    sqlstate = "54000"
+
+
+class CannotConnect(EngineError):
+    """The directory cannot be opened: unreadable, of another format, or newer than this program."""
+
+    sqlstate = "08001"
+
+
+class DatabaseInUse(CannotConnect):
+    """Another process has the directory open."""
+
+    sqlstate = "55006"
+
+
+class CorruptDatabase(EngineError):
+    """Stored data is damaged; the message names what and where. Never skipped silently."""
+
+    sqlstate = "XX001"
+
+
+class EngineClosed(EngineError):
+    """The database was closed, or this process is a fork of the one that opened it."""
+
+    sqlstate = "08003"
+
+
+class StoreFailed(EngineError):
+    """The store refused a write; nothing of the commit happened (disk full, I/O error before the append)."""
+
+    sqlstate = "58030"
+
+
+class CommitOutcomeUnknown(EngineError):
+    """The record was appended and its sync failed: it may or may not be found at the next open.
+
+    `transaction_id` names it; `Database.outcome` answers after the database was reopened.
+    """
+
+    sqlstate = "08007"
+
+    def __init__(self, message: str, *, transaction_id: bytes, **rest: Any) -> None:
+        super().__init__(message, **rest)
+        self.transaction_id = transaction_id

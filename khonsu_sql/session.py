@@ -1,0 +1,92 @@
+"""Waist 0: what a connection needs of a session, local or remote.
+
+Called by `connection` and `cursor`; implemented by `khonsu_sql.local` (embedded) and later `khonsu_sql.remote`.
+A session runs one statement at a time; only `cancel` may be called from another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from khonsu_engine.commands import Isolation, Outcome
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ColumnInfo", "IngestMode", "Parameters", "Result", "Session", "TransactionOptions", "TransactionStatus"]
+
+Parameters = Sequence[Any] | Mapping[str, Any] | None
+
+
+class IngestMode(Enum):
+    """What `ingest` does with the table: make it, add to it, empty it first, or make it when absent."""
+
+    CREATE = "create"
+    APPEND = "append"
+    REPLACE = "replace"
+    CREATE_APPEND = "create_append"
+
+
+class TransactionStatus(Enum):
+    """As psql's prompt shows it."""
+
+    IDLE = "idle"
+    ACTIVE = "active"
+    FAILED = "failed"
+
+
+class TransactionOptions(msgspec.Struct, frozen=True):
+    """None = the session's default."""
+
+    isolation: Isolation | None = None
+    read_only: bool | None = None
+
+
+class ColumnInfo(msgspec.Struct, frozen=True):
+    """One column of a result. `type` is the `SqlType` of `khonsu_engine.schema.types`."""
+
+    name: str
+    type: Any
+    nullable: bool | None = None
+
+
+class Result(msgspec.Struct, gc=False):
+    """What one statement returned.
+
+    `columns`: None when the statement returns no rows. `rowcount`: rows affected, or rows returned when known, else -1.
+    Either `rows` (list of tuples of Python values as the driver hands them out) or `batches` (a `pa.RecordBatchReader` that
+    owns its snapshot), never both. `status`: the command tag (`SELECT`, `INSERT`, `CREATE TABLE`, …).
+    """
+
+    columns: tuple[ColumnInfo, ...] | None
+    rowcount: int
+    status: str
+    rows: list[tuple[Any, ...]] | None = None
+    batches: Any = None
+    notices: tuple[str, ...] = ()
+    next: Result | None = None
+
+
+class Session(Protocol):
+    """A session on a database. Every method raises `khonsu_sql.errors.Error` subclasses only."""
+
+    autocommit: bool
+    isolation: Isolation
+
+    @property
+    def status(self) -> TransactionStatus: ...
+    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False) -> Result:
+        """Run the statement(s) of `sql`. Several statements give a chain of results (`Result.next`).
+
+        With `many`, `parameters` is a sequence of parameter sets for one statement (one plan, one transaction)."""
+        ...
+
+    def ingest(self, table: str, reader: pa.RecordBatchReader, mode: IngestMode) -> int: ...
+    def begin(self, options: TransactionOptions) -> None: ...
+    def commit(self) -> Outcome | None: ...
+    def rollback(self) -> None: ...
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,159 @@
+"""Waist 1: what a statement means, as an immutable value with no SQL text in it but the DuckDB query it may contain.
+
+Made by `sql.bind` (from the syntax tree and the catalog of one snapshot), cached by text, executed by `sql.execute`.
+A plan depends on the tables in `tables`; it stands as long as the catalog still holds those very `Table` values.
+A predicate in a plan may hold `ParameterRef` in place of a value; `sql.bind.instantiate` fills it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from khonsu_engine.commands import Isolation, Operation
+from khonsu_engine.mvcc.predicates import Predicate
+from khonsu_engine.schema.catalog import Table
+
+__all__ = [
+    "CreateTable",
+    "DropTable",
+    "Explain",
+    "ParameterRef",
+    "ParameterSpec",
+    "Plan",
+    "PlannedRead",
+    "PointRead",
+    "PointWrite",
+    "Query",
+    "Setting",
+    "Source",
+    "Statement",
+    "TransactionControl",
+    "WriteFromQuery",
+]
+
+
+class ParameterRef(msgspec.Struct, frozen=True, gc=False):
+    """The `index`-th value of the normalised parameter list (0-based)."""
+
+    index: int
+
+
+class ParameterSpec(msgspec.Struct, frozen=True):
+    """How a statement names its parameters. `style`: none, qmark (?), numeric ($1), named (:name or $name).
+
+    `names`: for named style the parameter names in order of first use; `count` values are expected.
+    """
+
+    style: str = "none"
+    names: tuple[str, ...] = ()
+    count: int = 0
+
+
+class PlannedRead(msgspec.Struct, frozen=True):
+    """What a statement reads of one table: the columns as a bit mask and a filter that at least covers it."""
+
+    table: Table
+    columns: int
+    predicate: Predicate
+
+
+class Source(msgspec.Struct, frozen=True):
+    """One occurrence of a base table in a DuckDB query: `name` stands in the query's text for it (unique in the query).
+
+    The relation served under that name has the table's columns of `projection` (positions, in this order) under their own
+    names, typed as the catalog says.
+    """
+
+    name: str
+    read: PlannedRead
+    projection: tuple[int, ...]
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A SELECT for DuckDB. `sql` names its sources by `Source.name` and its parameters `$1`… (`parameters[n-1]` is the index
+    into the normalised list). Volatile functions are DuckDB's own. `columns`: names the user sees.
+    """
+
+    sql: str
+    sources: tuple[Source, ...]
+    parameters: tuple[int, ...] = ()
+    columns: tuple[str, ...] | None = None
+
+
+class WriteFromQuery(msgspec.Struct, frozen=True):
+    """INSERT, UPDATE or DELETE of what a query returns.
+
+    INSERT: the query yields every visible column of the table in catalog order, defaults filled in, cast to the column's type.
+    UPDATE: the key columns, then the new value of each column of `assigned`, cast. DELETE: the key columns.
+    `returning`: a query over one source named `returning.sources[0].name`, served with the affected rows (new rows for
+    INSERT and UPDATE, old ones for DELETE). `target`: as the text named it, for messages.
+    """
+
+    operation: Operation
+    table: Table
+    query: Query
+    assigned: tuple[int, ...] = ()
+    returning: Query | None = None
+
+
+class CreateTable(msgspec.Struct, frozen=True):
+    """`table.id`, `table.version` and index ids are 0 here; execution assigns them."""
+
+    table: Table
+    if_not_exists: bool = False
+
+
+class DropTable(msgspec.Struct, frozen=True):
+    names: tuple[tuple[str, str], ...]
+    if_exists: bool = False
+
+
+class TransactionControl(msgspec.Struct, frozen=True):
+    """`action`: begin, commit, rollback. Options None = the session's default."""
+
+    action: str
+    isolation: Isolation | None = None
+    read_only: bool | None = None
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """SET name = value (`value` given) or SHOW name."""
+
+    name: str
+    value: str | None = None
+
+
+class PointRead(msgspec.Struct, frozen=True):
+    """A compiled shortcut for a SELECT by key. `run(transaction, parameters) -> list of row tuples`; `fallback` means the same."""
+
+    run: Callable[..., Any]
+    columns: tuple[str, ...]
+    types: tuple[Any, ...]
+    description: str
+    fallback: Query
+
+
+class PointWrite(msgspec.Struct, frozen=True):
+    """A compiled shortcut for INSERT of values, UPDATE and DELETE by key. `run(transaction, parameters) -> row count`."""
+
+    run: Callable[..., Any]
+    operation: Operation
+    description: str
+    fallback: WriteFromQuery
+
+
+class Explain(msgspec.Struct, frozen=True):
+    plan: Plan
+
+
+Plan = PointRead | PointWrite | Query | WriteFromQuery | CreateTable | DropTable | TransactionControl | Setting | Explain
+
+
+class Statement(msgspec.Struct, frozen=True, dict=True):
+    """One statement of a script with its plan, its parameters and the catalog tables it depends on."""
+
+    plan: Plan
+    parameters: ParameterSpec
+    tables: tuple[Table, ...] = ()
