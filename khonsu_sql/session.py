@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+
 from khonsu_engine.commands import Isolation, Outcome
 
 if TYPE_CHECKING:

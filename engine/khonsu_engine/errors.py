@@ -36,9 +36,7 @@ class EngineError(Exception):
     sqlstate = "XX000"
     retryable = False
 
-    def __init__(
-        self, message: str, *, detail: str | None = None, hint: str | None = None, evidence: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None, evidence: dict[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail

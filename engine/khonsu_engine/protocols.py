@@ -76,7 +76,9 @@ class Store(Protocol):
         ...
 
     def add_file(self, name: str, chunks: Iterable[Buffer]) -> int:
-        """Create the immutable file `name` from `chunks`; durable (file and directory entry) before it returns. Returns its size in bytes."""
+        """Create the immutable file `name` from `chunks`; durable (file and directory entry) before it returns.
+
+        Returns its size in bytes."""
         ...
 
     def map_file(self, name: str) -> Buffer:
@@ -114,7 +116,14 @@ class Transaction(Protocol):
         ...
 
     def scan(
-        self, table: TableId, columns: Sequence[int], range: KeyRange, predicate: Predicate, *, read_columns: int = -1, constraint: bool = False
+        self,
+        table: TableId,
+        columns: Sequence[int],
+        range: KeyRange,
+        predicate: Predicate,
+        *,
+        read_columns: int = -1,
+        constraint: bool = False,
     ) -> Scan:
         """An iterable of Arrow record batches: at least the visible rows within `range` that satisfy `predicate`, own writes
         included; it may return more (callers filter again). Records the read, with `read_columns`, before it reads."""
@@ -142,7 +151,9 @@ class Transaction(Protocol):
     def savepoint(self) -> int: ...
     def rollback_to(self, savepoint: int) -> None: ...
     def commit(self) -> Outcome | Ticket:
-        """End the transaction. A ticket: sequenced, waiting for the sync. Raises SerializationConflict or the violation; then nothing was applied."""
+        """End the transaction. A ticket: sequenced, waiting for the sync.
+
+        Raises SerializationConflict or the violation; then nothing was applied."""
         ...
 
     def rollback(self) -> None: ...

