@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from khonsu_engine.commands import Isolation, Outcome
+from khonsu_sql.errors import InvalidCursorState
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ColumnInfo", "IngestMode", "Parameters", "Result", "Session", "TransactionOptions", "TransactionStatus"]
+__all__ = ["ColumnInfo", "IngestMode", "Parameters", "Result", "Session", "TransactionOptions", "TransactionStatus", "Validity"]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -54,12 +55,32 @@ class ColumnInfo(msgspec.Struct, frozen=True):
     nullable: bool | None = None
 
 
+class Validity:
+    """Whether results that show a transaction's own writes may still be fetched from: one per transaction, shared by them.
+
+    The session breaks it when the transaction is rolled back (or its COMMIT fails); the driver calls `check` before each fetch.
+    """
+
+    __slots__ = ("broken",)
+
+    def __init__(self) -> None:
+        self.broken = False
+
+    def check(self) -> None:
+        """Raises `InvalidCursorState` (24000) once the transaction is gone."""
+        if self.broken:
+            raise InvalidCursorState(
+                "the transaction whose changes this result shows was rolled back", hint="Run the query again to see what is there now."
+            )
+
+
 class Result(msgspec.Struct, gc=False):
     """What one statement returned.
 
     `columns`: None when the statement returns no rows. `rowcount`: rows affected, or rows returned when known, else -1.
     Either `rows` (list of tuples of Python values as the driver hands them out) or `batches` (a `pa.RecordBatchReader` that
     owns its snapshot), never both. `status`: the command tag (`SELECT`, `INSERT`, `CREATE TABLE`, …).
+    `validity`: not None when the rows show uncommitted changes of their own transaction; its `check()` comes before each fetch.
     """
 
     columns: tuple[ColumnInfo, ...] | None
@@ -69,6 +90,7 @@ class Result(msgspec.Struct, gc=False):
     batches: Any = None
     notices: tuple[str, ...] = ()
     next: Result | None = None
+    validity: Validity | None = None
 
 
 class Session(Protocol):
