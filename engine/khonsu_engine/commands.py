@@ -130,7 +130,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     """The request to commit: what was read, guarded and written, frozen.
 
     `reads`: table -> key -> columns read (a point read, absent keys included); empty below SERIALIZABLE.
-    `guards`: reads that are validated at every level (existence checks, schema versions).
+    `guards`, `guard_keys`: reads that are validated at every level (existence checks, schema versions).
+    `schemas`: the `schema.catalog.Table` seen for each table touched; it must still stand, unless `created` here.
     """
 
     transaction_id: TransactionId
@@ -141,6 +142,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     guards: tuple[ReadPredicate, ...]
     guard_keys: Mapping[TableId, Mapping[Key, int]]
     writes: Mapping[TableId, Mapping[Key, Write]]
+    schemas: Mapping[TableId, Any]
+    created: frozenset[TableId] = frozenset()
     bulk: tuple[Bulk, ...] = ()
     tenure: int = 0
 

@@ -1,0 +1,359 @@
+"""Sequencing in place and the sync thread: how a commit gets its place in the log, and when it may be told.
+
+Called by transactions (`commit`, `reserve`, `durable_ticket`) and the database (`start`, `close`, `swap`). The committing
+thread itself sequences under the commit latch: validate, stamp, one `put`, install, publish. One thread syncs for all that
+queued meanwhile, advances *durable* and answers the tickets.
+
+Invariants: append → publish → sync → acknowledge; nothing under the latch waits, calls DuckDB or opens a file. From the
+stamp on a commit is `_pending`; its finish may be interrupted (Ctrl-C) and repeated by this thread or the next holder of the
+latch, so a commit is whole or absent. A failed sync is final: *durable* stays, writes are refused, owners get "unknown".
+Left out: locks, policies and refresh (issue B); other tenures than 0 (cluster).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from khonsu_engine.commands import Commit, Committed, Effect, Outcome, Refusal, Reserved, TableId, Timestamp, TransactionId
+from khonsu_engine.errors import CommitOutcomeUnknown, EngineClosed, EngineError, StoreFailed
+from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
+from khonsu_engine.mvcc.clock import next_timestamp
+from khonsu_engine.protocols import Store
+from khonsu_engine.state_machine import Installation, Reservation, State, validate
+from khonsu_engine.storage import keys, log
+
+__all__ = ["CommitTicket", "Committer", "Synchronous"]
+
+PREVALIDATE_READS_MIN = 64
+CHANGES_TRIM = 512
+
+Synchronous = str
+"""full: a commit is told when it is synced. normal: synced within `sync_delay_seconds`. off: synced at close."""
+
+
+class CommitTicket:
+    """Something appended that is not durable yet. One waiter; `wait` may be interrupted and called again."""
+
+    __slots__ = ("_error", "_lock", "outcome", "timestamp")
+
+    def __init__(self, timestamp: Timestamp, outcome: Outcome | None) -> None:
+        self.timestamp = timestamp
+        self.outcome = outcome
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def answer(self, error: Exception | None) -> None:
+        """Called once, by the sync thread or at close."""
+        self._error = error
+        self._lock.release()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until durable. False at the timeout. Raises CommitOutcomeUnknown when the sync failed."""
+        if not self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
+            return False
+        self._lock.release()
+        if self._error is None:
+            return True
+        if self.outcome is None:
+            raise self._error
+        raise CommitOutcomeUnknown(
+            "the outcome of the commit is unknown: its record was written and its sync failed",
+            transaction_id=self.outcome.transaction_id,
+            detail=str(self._error),
+            hint="Reopen the database and ask for the outcome of this transaction id.",
+        ) from self._error
+
+
+class _Pending:
+    """A stamped record on its way: appended once, installed once, each of them repeatable."""
+
+    __slots__ = ("appended", "hash", "installation", "outcome", "raw")
+
+    def __init__(self, outcome: Outcome, installation: Installation | Reservation, raw: bytes, digest: bytes) -> None:
+        self.outcome = outcome
+        self.installation = installation
+        self.raw = raw
+        self.hash = digest
+        self.appended = False
+
+
+class Committer:
+    """The one place where commits get their order."""
+
+    def __init__(self, state: State, store: Store, limits: Limits, synchronous: Synchronous, horizon: Callable[[], Timestamp]) -> None:
+        self.latch = threading.Lock()
+        self.state = state
+        self.horizon: Timestamp = 0
+        self.failure: Exception | None = None
+        self.log_bytes = 0
+        self.commits = self.checkpointed = self.syncs = 0
+        self.conflicts: dict[str, int] = {}
+        self.on_due: Callable[[], None] = _nothing
+        self.due = False
+        self._horizon_now = horizon
+        self._store = store
+        self._limits = limits
+        self._logged = store.durable
+        self._synchronous = synchronous
+        self._instant = synchronous != "full" or not store.durable
+        self._pending: _Pending | None = None
+        self._waiting: list[CommitTicket] = []
+        self._signal = threading.Semaphore(0)
+        self._signalled = False
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- committing -----------------------------------------------------------------------------------------------
+
+    def commit(self, command: Commit, effects: tuple[Effect, ...]) -> Outcome | CommitTicket | Refusal:
+        """Order `command`. A refusal: nothing happened. A ticket: published, not durable yet.
+
+        Raises StoreFailed (nothing happened). After a BaseException from elsewhere (Ctrl-C) `outcome` tells how it ended."""
+        body, flags = self._encode(command, effects)
+        floor = self._prevalidate(command)
+        if isinstance(floor, Refusal):
+            return floor
+        with self.latch:
+            self._settle()
+            self._refuse_if_failed()
+            refusal = validate(self.state, command, floor)
+            if refusal is not None:
+                self.conflicts[refusal.rule] = self.conflicts.get(refusal.rule, 0) + 1
+                return refusal
+            self._pending = self._stamp(command, effects, body, flags)
+            outcome = self._settle()
+            self._trim(effects)
+            ticket = None
+            if self._instant:
+                self._advance()
+            else:
+                ticket = CommitTicket(outcome.timestamp, outcome)
+                self._waiting.append(ticket)
+            if self.log_bytes > self._limits.checkpoint_bytes or self.commits - self.checkpointed > self._limits.checkpoint_commits:
+                self.due = True
+        self._wake()
+        if self.due:
+            self.on_due()
+        return outcome if ticket is None else ticket
+
+    def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[bytes, int]:
+        """The record's body, made outside the latch; a large one is written ahead as a file and replaced by its name."""
+        if not self._logged:
+            return b"", 0
+        bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
+        body = log.encode_body(effects, bulk, command.schemas)
+        if len(body) <= INLINE_BODY_BYTES_MAX:
+            return body, 0
+        return log.write_ahead(self._store, command.transaction_id, body), log.BODY_IN_FILE
+
+    def _prevalidate(self, command: Commit) -> Timestamp | Refusal:
+        """Validate against everything published so far outside the latch; return up to where."""
+        work = len(command.predicates) + sum(len(part) for part in command.reads.values()) + sum(map(len, command.writes.values()))
+        if work < PREVALIDATE_READS_MIN and not command.predicates and not command.bulk:
+            return 0
+        floor = self.state.published
+        return validate(self.state, command) or max(floor, command.read_timestamp)
+
+    def _stamp(self, command: Commit, effects: tuple[Effect, ...], body: bytes, flags: int) -> _Pending:
+        index, timestamp = self._next()
+        transaction_id = command.transaction_id
+        bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
+        record = Committed(index, timestamp, transaction_id, effects, bulk)
+        raw, digest = self._seal(log.COMMITTED, body, index, timestamp, transaction_id, flags)
+        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, command.bulk), raw, digest)
+
+    def _next(self) -> tuple[int, Timestamp]:
+        state = self.state
+        return state.index + 1, next_timestamp(time.time_ns() // 1_000_000, state.published)
+
+    def _seal(self, kind: int, body: bytes, index: int, timestamp: Timestamp, transaction_id: bytes, flags: int) -> tuple[bytes, bytes]:
+        if not self._logged:
+            return b"", b""
+        state = self.state
+        return log.seal(kind, body, index, state.durable_mark[0], state.tenure, state.last_hash, timestamp, transaction_id, flags)
+
+    def _settle(self) -> Outcome:
+        """Finish what is pending, holding interrupts back until it is done. Returns its outcome (index 0: nothing was pending)."""
+        held: BaseException | None = None
+        outcome = _NO_OUTCOME
+        while self._pending is not None:
+            try:
+                outcome = self._finish(self._pending)
+            except Exception as error:
+                if self._pending is not None and self._pending.appended:
+                    self.failure = error
+                self._pending = None
+                raise
+            except BaseException as interrupt:
+                held = interrupt
+        if held is not None:
+            raise held
+        return outcome
+
+    def _finish(self, pending: _Pending) -> Outcome:
+        """Append, install, publish. Every step may be repeated: same key and record, same versions."""
+        if self._logged and not pending.appended:
+            self._append(pending)
+        pending.installation.run(self.state)
+        self.state.last_hash = pending.hash
+        self._pending = None
+        self.commits += 1
+        return pending.outcome
+
+    def _append(self, pending: _Pending) -> None:
+        try:
+            self._store.put(keys.log_key(pending.outcome.index), pending.raw)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise StoreFailed(f"the log refused a record: {error}") from error
+        pending.appended = True
+        self.log_bytes += len(pending.raw)
+
+    def _trim(self, effects: tuple[Effect, ...]) -> None:
+        """Drop what no snapshot needs: old versions of the rows just written, old entries of the change lists."""
+        horizon = self.horizon
+        state = self.state
+        limits = self._limits
+        for effect in effects:
+            memtable = state.tables[effect.table].memtable
+            for _, key, _, _ in effect.rows:
+                memtable.prune(key, horizon)
+            if len(memtable.log) > limits.memtable_versions_max or memtable.size_bytes > limits.memtable_bytes_max:
+                self.due = True
+            listed = state.changes[effect.table]
+            if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
+                state.changes[effect.table] = listed[len(listed) // 2 :]
+
+    def _refuse_if_failed(self) -> None:
+        if self.failure is not None:
+            raise StoreFailed(
+                "the database accepts no more writes: an earlier sync failed",
+                detail=str(self.failure),
+                hint="Reopen the database; what was acknowledged is safe.",
+            ) from self.failure
+        if self._closing.is_set():
+            raise EngineClosed("the database is closed")
+
+    # -- counters, outcomes, swaps --------------------------------------------------------------------------------
+
+    def reserve(self, counter: str, count: int) -> int:
+        """Raise `counter` by `count`, log it, and return the first number of the block.
+
+        Not waited for: a commit that uses a number comes later in the log, so it is durable only if the reservation is."""
+        with self.latch:
+            self._settle()
+            self._refuse_if_failed()
+            first = self.state.counters.get(counter, 0)
+            index, timestamp = self._next()
+            raw, digest = self._seal(log.RESERVED, log.encode_reserved(counter, first + count), index, timestamp, bytes(16), 0)
+            reservation = Reservation(Reserved(index, timestamp, counter, first + count))
+            self._pending = _Pending(Outcome(bytes(16), timestamp, index), reservation, raw, digest)
+            self._settle()
+            if self._instant:
+                self._advance()
+        return first
+
+    def outcome(self, transaction_id: TransactionId) -> Outcome | None:
+        """How that transaction ended, when it is the last one of its connection; finishes a pending commit first."""
+        with self.latch:
+            self._settle()
+            found = self.state.outcomes.get(transaction_id[8:])
+        return found if found is not None and found.transaction_id == transaction_id else None
+
+    def swap(self, change: Callable[[dict[TableId, Any]], dict[TableId, Any]]) -> None:
+        """Replace table versions under the latch (flush, compaction, forgetting): `change` gets the newest dict, returns another."""
+        with self.latch:
+            self._settle()
+            self.state.tables = change(self.state.tables)
+
+    # -- durability -----------------------------------------------------------------------------------------------
+
+    def durable_ticket(self, timestamp: Timestamp) -> CommitTicket | None:
+        """A ticket answered when everything up to `timestamp` is durable; None when it is already."""
+        if self.state.durable >= timestamp:
+            return None
+        with self.latch:
+            self._settle()
+            if self.state.durable >= timestamp:
+                return None
+            ticket = CommitTicket(timestamp, None)
+            if self.failure is not None:
+                ticket.answer(StoreFailed("the sync that would cover what was read has failed", detail=str(self.failure)))
+                return ticket
+            self._waiting.append(ticket)
+        self._wake()
+        return ticket
+
+    def _advance(self) -> None:
+        """Published is durable (nothing to sync, or `synchronous` says so)."""
+        state = self.state
+        state.durable_mark = (state.index, state.last_hash, state.published)
+        state.durable = state.published
+        if self.commits & 31 == 0:
+            self.horizon = self._horizon_now()
+
+    def _wake(self) -> None:
+        if self._thread is not None and not self._signalled:
+            self._signalled = True
+            self._signal.release()
+
+    def start(self) -> None:
+        """Start the sync thread where there is something to sync."""
+        if self._logged and self._synchronous != "off":
+            self._thread = threading.Thread(target=self._run, name="khonsu-sync", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        delay = self._limits.sync_delay_seconds
+        while True:
+            self._signal.acquire()
+            if self._synchronous == "normal":
+                self._closing.wait(delay)
+            self._signalled = False
+            self._sync_once()
+            if self._closing.is_set() and not self._waiting:
+                return
+
+    def _sync_once(self) -> None:
+        """One sync for everything appended before it."""
+        with self.latch:
+            self._settle()
+            waiting, self._waiting = self._waiting, []
+            state = self.state
+            mark = (state.index, state.last_hash, state.published)
+        if self.failure is None:
+            try:
+                self._store.sync()
+            except Exception as error:
+                self.failure = error
+        if self.failure is None:
+            self.syncs += 1
+            state.durable_mark = mark
+            state.durable = mark[2]
+            self.horizon = self._horizon_now()
+        for ticket in waiting:
+            ticket.answer(self.failure)
+
+    def close(self) -> None:
+        """Sync what is left, answer every ticket, stop the thread. Idempotent."""
+        with self.latch:
+            self._settle()
+            self._closing.set()
+        if self._thread is not None:
+            self._signal.release()
+            self._thread.join()
+            self._thread = None
+        elif self._logged and self.failure is None:
+            self._sync_once()
+
+
+_NO_OUTCOME = Outcome(b"", 0, 0)
+
+
+def _nothing() -> None:
+    return None

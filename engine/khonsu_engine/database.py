@@ -1,0 +1,195 @@
+"""The composition root of an embedded database: one store, one log, one committer, one maintenance thread.
+
+Called by the front (`khonsu_sql`) and by whoever uses the engine without SQL. `Database.open` recovers; `begin` gives
+transactions; `close` makes everything durable and lets the directory go.
+
+Invariants: whoever pins a snapshot pins the table versions and the timestamp *together*; registering a snapshot and computing
+the horizon share the snapshot latch, which is never held while the commit latch is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from khonsu_engine.bulk import BulkWriter
+from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
+from khonsu_engine.committer import Committer, Synchronous
+from khonsu_engine.errors import CannotConnect, EngineClosed
+from khonsu_engine.limits import DEFAULT, Limits
+from khonsu_engine.maintenance import Maintenance
+from khonsu_engine.mvcc.clock import LOGICAL_BITS
+from khonsu_engine.mvcc.horizon import Snapshots
+from khonsu_engine.protocols import Store
+from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
+from khonsu_engine.state_machine import State
+from khonsu_engine.storage import recovery
+from khonsu_engine.transaction import LocalTransaction
+
+__all__ = ["Database"]
+
+SYNCHRONOUS = ("full", "normal", "off")
+ROW_ID_BLOCK = 1_024
+
+
+class Database:
+    """One open database. Thread-safe; transactions are not."""
+
+    def __init__(self, store: Store, *, limits: Limits = DEFAULT, synchronous: Synchronous = "full") -> None:
+        """Recover from `store` (any implementation of the Store protocol) and start."""
+        if synchronous not in SYNCHRONOUS:
+            raise CannotConnect(f"synchronous must be one of {', '.join(SYNCHRONOUS)}, not {synchronous!r}")
+        self.store = store
+        self.limits = limits
+        self.synchronous = synchronous
+        self.abandoned: deque[Timestamp] = deque()
+        self.unused_files: deque[str] = deque()
+        self.closed = False
+        self._snapshots = Snapshots()
+        self._snapshot_latch = threading.Lock()
+        self._counter_latch = threading.Lock()
+        self._row_ids: dict[TableId, tuple[int, int]] = {}
+        self._last_id = 0
+        recovered = recovery.recover(store, self.unused_files)
+        self.state: State = recovered.state
+        self.committer = Committer(self.state, store, limits, synchronous, self._horizon)
+        self.bulk = BulkWriter(self)
+        self.maintenance = Maintenance(self, recovered)
+        self.committer.on_due = self.maintenance.wake
+        self.committer.start()
+        self.maintenance.start()
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str] | None, *, limits: Limits = DEFAULT, synchronous: Synchronous = "full", create: bool = True
+    ) -> Database:
+        """Open (or make) the database in directory `path`; None: in memory.
+
+        Raises CannotConnect, DatabaseInUse, CorruptDatabase."""
+        store: Store
+        if path is None:
+            from khonsu_engine.storage.memory import MemoryStore
+
+            store = MemoryStore()
+        else:
+            from khonsu_engine.storage.rocks import RocksStore
+
+            store = RocksStore(Path(path), create=create)
+        try:
+            return cls(store, limits=limits, synchronous=synchronous)
+        except BaseException:
+            store.close()
+            raise
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    @property
+    def catalog(self) -> Catalog:
+        """The newest published catalog."""
+        return self.state.catalog
+
+    def begin(
+        self, isolation: Isolation = Isolation.SERIALIZABLE, *, read_only: bool = False, writes_first: bool = False, name: bytes | None = None
+    ) -> LocalTransaction:
+        """Begin a transaction. It reads at the last durable commit, or with `writes_first` at the last published one.
+
+        `name`: the 8 random bytes of the connection it belongs to (drawn here when None)."""
+        if self.closed:
+            raise EngineClosed("the database is closed")
+        state = self.state
+        with self._snapshot_latch:
+            while self.abandoned:
+                self._snapshots.release(self.abandoned.popleft())
+            while True:
+                tables = state.tables
+                timestamp = state.published if writes_first and self.committer.failure is None else state.durable
+                if tables is state.tables:
+                    break
+            self._snapshots.register(timestamp)
+        return LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables)
+
+    def release(self, timestamp: Timestamp) -> None:
+        """A transaction that read at `timestamp` has ended."""
+        with self._snapshot_latch:
+            self._snapshots.release(timestamp)
+
+    def _horizon(self) -> Timestamp:
+        with self._snapshot_latch:
+            while self.abandoned:
+                self._snapshots.release(self.abandoned.popleft())
+            return self._snapshots.horizon(self.state.durable)
+
+    # -- names and numbers ----------------------------------------------------------------------------------------
+
+    def new_transaction_id(self, name: bytes) -> TransactionId:
+        """8 bytes of time, rising within the process, and the 8 bytes of the connection."""
+        now = time.time_ns() // 1_000_000 << LOGICAL_BITS
+        self._last_id = now = max(now, self._last_id + 1)
+        return now.to_bytes(8, "big") + name
+
+    def new_table_id(self) -> TableId:
+        """A table id, never used before and never again."""
+        return FIRST_USER_TABLE + self.committer.reserve("table", 1)
+
+    def reserve_row_ids(self, table: TableId, count: int) -> int:
+        """The first of `count` consecutive hidden row ids of `table`, never handed out before."""
+        with self._counter_latch:
+            following, end = self._row_ids.get(table, (0, 0))
+            if following + count > end:
+                block = max(ROW_ID_BLOCK, count)
+                following = self.committer.reserve(f"row/{table}", block)
+                end = following + block
+            self._row_ids[table] = (following + count, end)
+            return following
+
+    def table_name(self, table: TableId) -> str:
+        """The name of a table (of its base table for an index), for messages."""
+        for known in self.state.catalog.tables.values():
+            if known.id == table or any(index.id == table for index in known.indexes):
+                return known.name
+        version = self.state.tables.get(table)
+        return version.table.name if version is not None else f"#{table}"
+
+    # -- durability -----------------------------------------------------------------------------------------------
+
+    def wait_durable(self, timestamp: Timestamp) -> None:
+        """Block until everything up to `timestamp` is durable. Raises StoreFailed when its sync failed."""
+        ticket = self.committer.durable_ticket(timestamp)
+        if ticket is not None:
+            ticket.wait()
+
+    def outcome(self, transaction_id: TransactionId) -> Outcome | None:
+        """How a transaction ended: its outcome when it committed and is the last of its connection, else None."""
+        return self.committer.outcome(transaction_id)
+
+    def checkpoint(self) -> None:
+        """Turn recent versions into segments, write the manifest, shorten the log. Returns when it is durable."""
+        self.maintenance.checkpoint()
+
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Counts since the open: commits, syncs, conflicts by rule, checkpoints, log bytes since the last one, snapshots in use."""
+        committer = self.committer
+        return {
+            "commits": committer.commits,
+            "syncs": committer.syncs,
+            "checkpoints": self.maintenance.checkpoints,
+            "compactions": self.maintenance.compactions,
+            "log_bytes": committer.log_bytes,
+            "snapshots": len(self._snapshots),
+            **{f"conflicts_{rule.replace('-', '_')}": count for rule, count in committer.conflicts.items()},
+        }
+
+    def close(self) -> None:
+        """Make everything durable, stop the threads, let the directory go. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            self.maintenance.stop()
+            self.committer.close()
+        finally:
+            self.store.close()
