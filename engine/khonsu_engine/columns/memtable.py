@@ -1,0 +1,134 @@
+"""Recent versions of one table: a chain per key, and all of them in publication order (the version log).
+
+Written only under the commit latch (`install`, `prune`); read by anybody without one: readers use single `dict.get`s,
+list slices and chain links, each of which is atomic. Ordered reads go through `keys_between`: an immutable sorted list
+plus a short sorted list of fresh keys, both replaced as one value, caught up from the log by whoever needs them.
+
+Invariants: every key's versions are newer than whatever the segments below hold for it (`table_version`); the log is
+never shortened, so position n of it means the same version for ever; a memtable is left behind, never emptied, by a flush.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from khonsu_engine.columns.key_order import bounds_of, order_of
+from khonsu_engine.columns.version import PRUNED, Pruned, Version
+from khonsu_engine.commands import Key, KeyRange, Timestamp
+from khonsu_engine.schema.catalog import Table
+
+__all__ = ["Memtable"]
+
+FRESH_KEYS_MAX = 512
+VERSION_BYTES = 250
+"""What a version costs beside its values: its struct, its tuple, its place in dict, log and change list."""
+
+
+class Memtable:
+    """`chains`: key -> newest version. `log`: every version installed, in publication order."""
+
+    __slots__ = ("_measured", "_order", "_ordered", "chains", "log", "table", "version_log")
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.chains: dict[Key, Version] = {}
+        self.log: list[Version] = []
+        self.version_log: Any = None  # the Arrow side, made by the first scan (`version_log.log_of`)
+        self._order: Callable[[Any], Any] | None = order_of(table)
+        self._ordered: tuple[list[Key], list[Key], int] = ([], [], 0)
+        self._measured = (0, 0)
+
+    def install(self, version: Version) -> None:
+        """Publish `version`: log it, link it before the chain of its key. Under the commit latch only.
+
+        Repeating it after an interrupt at any point changes nothing: what is the head has been logged, and a version that
+        was logged but not linked is the last one of the log."""
+        key = version.key
+        head = self.chains.get(key)
+        if head is version:
+            return
+        log = self.log
+        if not log or log[-1] is not version:
+            log.append(version)
+        version.older = head
+        self.chains[key] = version
+
+    def get(self, key: Key, timestamp: Timestamp) -> Version | None | Pruned:
+        """The version of `key` a reader at `timestamp` sees; None: look into the segments."""
+        version = self.chains.get(key)
+        while version is not None and version.timestamp > timestamp:
+            older = version.older  # read before `older_end`: `prune` writes them the other way round
+            if timestamp >= version.older_end:
+                return PRUNED
+            version = older
+        return version
+
+    def prune(self, key: Key, horizon: Timestamp, active: Sequence[Timestamp] = ()) -> None:
+        """Drop versions of `key` that nobody can see. Under the commit latch only; may be interrupted and repeated.
+
+        `horizon`: no snapshot will be taken below it. `active`: registered snapshots below it, ascending. A version goes when
+        its successor is not above `horizon` and no active snapshot lies between the two."""
+        kept = self.chains.get(key)
+        while kept is not None and kept.older is not None:
+            older: Version | None = kept.older
+            end = kept.older_end
+            while older is not None and end <= horizon and not _any_between(active, older.timestamp, end):
+                end, older = older.older_end, older.older
+                kept.older_end = end  # before `older`: a reader between the two meets PRUNED, never a wrong row
+            kept.older = older
+            kept = older
+
+    @property
+    def size_bytes(self) -> int:
+        """Approximate bytes of all versions of the log. Each version is looked at once, whoever asks first."""
+        counted, total = self._measured
+        log = self.log
+        upto = len(log)
+        if upto > counted:
+            total += sum(map(_size_of, log[counted:upto]))
+            self._measured = (upto, total)
+        return total
+
+    def keys_between(self, range: KeyRange, *, reverse: bool = False) -> list[Key]:
+        """All keys with a chain within `range`, in order. Complete for every version published before the call."""
+        old, fresh, _ = self._caught_up()
+        order = self._order
+        parts = [keys[slice(*bounds_of(keys, range, order))] for keys in (old, fresh) if keys]
+        if len(parts) == 2 and parts[0] and parts[1]:
+            found = _merged(parts[0], parts[1], order)
+        else:
+            found = next((part for part in parts if part), [])
+        if reverse:
+            found = found[::-1]
+        return found
+
+    def _caught_up(self) -> tuple[list[Key], list[Key], int]:
+        """The ordered keys, up to date with the log. Two threads may do the same work; either result is right."""
+        old, fresh, seen = self._ordered
+        upto = len(self.log)
+        if upto == seen:
+            return self._ordered
+        added = {version.key: None for version in self.log[seen:upto]}
+        fresh = sorted({**dict.fromkeys(fresh), **added}, key=self._order)
+        if len(fresh) > FRESH_KEYS_MAX:
+            old, fresh = _merged(old, fresh, self._order), []
+        self._ordered = caught_up = (old, fresh, upto)
+        return caught_up
+
+
+def _merged(left: list[Key], right: list[Key], order: Callable[[Any], Any] | None) -> list[Key]:
+    """Two sorted lists as one, equal keys once."""
+    return list(dict.fromkeys(sorted(left + right, key=order)))
+
+
+def _any_between(active: Sequence[Timestamp], begin: Timestamp, end: Timestamp) -> bool:
+    return bisect_left(active, end) > bisect_left(active, begin)
+
+
+def _size_of(version: Version) -> int:
+    row = version.row
+    if row is None:
+        return VERSION_BYTES
+    return VERSION_BYTES + 32 * len(row) + sum([len(value) for value in row if isinstance(value, (str, bytes))])
