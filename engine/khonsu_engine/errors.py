@@ -13,6 +13,7 @@ __all__ = [
     "CommitOutcomeUnknown",
     "CorruptDatabase",
     "DatabaseInUse",
+    "DatetimeOutOfRange",
     "EngineClosed",
     "EngineError",
     "InvalidValue",
@@ -22,7 +23,10 @@ __all__ = [
     "NumericOutOfRange",
     "SerializationConflict",
     "StoreFailed",
+    "StringTooLong",
+    "UndefinedType",
     "UniqueViolation",
+    "UnstorableText",
 ]
 
 
@@ -73,6 +77,30 @@ class NumericOutOfRange(InvalidValue):
     """A number its type cannot hold."""
 
     sqlstate = "22003"
+
+
+class DatetimeOutOfRange(InvalidValue):
+    """A date or time that Python's calendar (years 1 to 9999, no infinity, no 24:00) cannot hold."""
+
+    sqlstate = "22008"
+
+
+class StringTooLong(InvalidValue):
+    """More characters than the column's VARCHAR(n)."""
+
+    sqlstate = "22001"
+
+
+class UnstorableText(InvalidValue):
+    """Text with NUL, a lone surrogate, or bytes that are not UTF-8."""
+
+    sqlstate = "22021"
+
+
+class UndefinedType(EngineError):
+    """No type of that name. The message names the nearest."""
+
+    sqlstate = "42704"
 
 
 class NotSupported(EngineError):
