@@ -10,7 +10,7 @@ Nothing heavy is imported here: `import khonsu_sql` needs this file.
     └── DatabaseError
         ├── DataError         22, 21 a value cannot be what it should be
         ├── IntegrityError    23     a constraint says no
-        ├── InternalError     24, 25, XX  cursor or transaction in the wrong state, damaged data
+        ├── InternalError     24, 25, 2D, XX  cursor or transaction in the wrong state, damaged data
         ├── NotSupportedError 0A     refused by name
         ├── OperationalError  08, 40, 53, 54, 55, 57, 58  not the programmer's fault
         └── ProgrammingError  42, 3F the statement is wrong
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 # fmt: off
 __all__ = [
-    "ActiveSqlTransaction", "AmbiguousColumn", "AmbiguousFunction", "CannotCoerce", "CannotConnect", "CardinalityViolation",
+    "ActiveSqlTransaction", "AmbiguousColumn", "CannotCoerce", "CannotConnect", "CardinalityViolation",
     "CharacterNotInRepertoire", "CheckViolation", "CommitOutcomeUnknown", "ConnectionDoesNotExist", "DataCorrupted", "DataError",
     "DatabaseError", "DatatypeMismatch", "DeadlockDetected", "DiskFull", "DivisionByZero", "DuplicateColumn", "DuplicateTable", "Error",
     "FeatureNotSupported", "ForeignKeyViolation", "GroupingError", "InFailedSqlTransaction", "InsufficientPrivilege", "IntegrityError",
-    "InterfaceError", "InternalError", "InvalidColumnReference", "InvalidCursorState", "InvalidDatetimeFormat", "InvalidOption",
+    "InterfaceError", "InternalError", "InvalidCursorState", "InvalidDatetimeFormat", "InvalidOption",
     "InvalidOptionValue", "InvalidParameterValue", "InvalidSchemaName", "InvalidTableDefinition", "InvalidTextRepresentation",
+    "InvalidTransactionTermination",
     "IoError", "LockNotAvailable", "NoActiveSqlTransaction", "NotNullViolation", "NotSupportedError", "NumericValueOutOfRange",
     "ObjectInUse", "OperationalError", "OutOfMemory", "ParameterMismatch", "ProgramLimitExceeded", "ProgrammingError", "QueryCanceled",
     "ReadOnlySqlTransaction", "SerializationFailure", "StatementTooComplex", "SyntaxError_", "UndefinedColumn", "UndefinedFunction",
@@ -53,11 +54,13 @@ class Error(Exception):
     `retryable`    the whole transaction may be run again and can then succeed (`run_transaction` does)
     `detail`, `hint`  more for a person
     `position`     1-based character position in `sql` of the offending token; `str()` then shows the line with a caret
+    `attempts`     how often `run_transaction` tried before it let this error through
     `evidence`     what a conflict knows about its cause (table, keys, rule, …)
     """
 
     sqlstate: str = "HY000"
     retryable: bool = False
+    attempts: int = 1
 
     def __init__(
         self,
@@ -219,6 +222,12 @@ class ReadOnlySqlTransaction(InternalError):
     sqlstate = "25006"
 
 
+class InvalidTransactionTermination(InternalError):
+    """COMMIT or ROLLBACK where a block ends the transaction."""
+
+    sqlstate = "2D000"
+
+
 class NoActiveSqlTransaction(InternalError):
     sqlstate = "25P01"
 
@@ -355,10 +364,6 @@ class UndefinedObject(ProgrammingError):
     sqlstate = "42704"
 
 
-class AmbiguousFunction(ProgrammingError):
-    sqlstate = "42725"
-
-
 class GroupingError(ProgrammingError):
     sqlstate = "42803"
 
@@ -387,10 +392,6 @@ class DuplicateTable(ProgrammingError):
     sqlstate = "42P07"
 
 
-class InvalidColumnReference(ProgrammingError):
-    sqlstate = "42P10"
-
-
 class InvalidTableDefinition(ProgrammingError):
     sqlstate = "42P16"
 
@@ -412,6 +413,7 @@ _by_class: dict[str, type[Error]] = {
     "23": IntegrityError,
     "24": InternalError,
     "25": InternalError,
+    "2D": InternalError,
     "3F": ProgrammingError,
     "40": OperationalError,
     "42": ProgrammingError,
