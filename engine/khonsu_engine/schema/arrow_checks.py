@@ -12,24 +12,32 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from khonsu_engine.errors import InvalidValue, NumericOutOfRange, StringTooLong, UnstorableText
-from khonsu_engine.schema.arrow_rows import arrow_array, arrow_schema, column_values
+from khonsu_engine.errors import DatetimeOutOfRange, InvalidValue, NumericOutOfRange, StringTooLong, UnstorableText
+from khonsu_engine.schema.arrow_bounds import check_bounds
+from khonsu_engine.schema.arrow_rows import arrow_array, arrow_schema
 from khonsu_engine.schema.sql_type import SqlType
+from khonsu_engine.schema.texts import shortened
+from khonsu_engine.schema.values import shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["conform"]
 
+_UUID_PATTERN = r"\A[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\z"
+_RANGE_WORDS = ("not in range", "out of", "overflow", "fit", "would cause data loss", "truncated")
+
 
 def conform(types: Sequence[SqlType], batch: pa.RecordBatch, names: Sequence[str] | None = None, *, foreign: bool = True) -> pa.RecordBatch:
-    """`batch` with exactly the Arrow types of `types`, every value storable. Columns are matched by position.
+    """`batch` with exactly the Arrow types of `types`, every value storable. Columns are matched by position; `names` rename them.
 
-    `foreign`: the data did not come from DuckDB or from us: its buffers are validated too (UTF-8, offsets)."""
+    `foreign`: the data did not come from DuckDB or from us: its buffers, UUIDs and JSON texts are validated too.
+    Columns that need nothing are passed on as they are. Raises InvalidValue naming the column."""
     import pyarrow as pa
 
     names = batch.schema.names if names is None else names
-    arrays = [_conformed(sql_type, column, name, foreign) for sql_type, column, name in zip(types, batch.columns, names, strict=True)]
+    columns = zip(types, batch.columns, names, strict=True)
+    arrays = [_conformed(sql_type, column, name, foreign) for sql_type, column, name in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=arrow_schema(types, names))
 
 
@@ -39,27 +47,27 @@ def _conformed(sql_type: SqlType, column: Any, name: str, foreign: bool) -> Any:
     try:
         if foreign:
             column.validate(full=True)
-        result = _cast(sql_type, column)
+        result = _respelled(sql_type, _cast(sql_type, column))
         _check(sql_type, result, foreign)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise _explained(error, sql_type, column, name) from error
     except InvalidValue as error:
-        error.message = f"column {name!r}: {error.message}"
-        error.args = (error.message,)
-        raise
+        raise _named(error, name) from None
     return result
 
 
+def _named(error: InvalidValue, name: str) -> InvalidValue:
+    """The same error, saying in which column."""
+    return type(error)(f"column {name!r}: {error.message}", detail=error.detail, hint=error.hint)
+
+
 def _explained(error: Exception, sql_type: SqlType, column: Any, name: str) -> InvalidValue:
-    text = str(error).splitlines()[0][:200]
+    text = str(error).partition("\n")[0][:200]
     if "UTF8" in text or "UTF-8" in text:
         return UnstorableText(f"column {name!r}: text is not valid UTF-8")
     numeric = sql_type.is_integer or sql_type.kind in ("DECIMAL", "REAL")
     error_class = NumericOutOfRange if numeric and any(word in text for word in _RANGE_WORDS) else InvalidValue
     return error_class(f"column {name!r}: a value of Arrow type {column.type} is not a {sql_type.sql}", detail=text)
-
-
-_RANGE_WORDS = ("not in range", "out of", "overflow", "fit")
 
 
 def _cast(sql_type: SqlType, column: Any) -> Any:
@@ -72,23 +80,26 @@ def _cast(sql_type: SqlType, column: Any) -> Any:
         return _from_extension(sql_type, column)
     if of.is_dictionary(column.type):
         return _cast(sql_type, column.dictionary_decode())
-    if sql_type.kind == "UUID" and of.is_fixed_size_binary(column.type):
+    if sql_type.kind == "UUID" and of.is_fixed_size_binary(column.type) and column.type.byte_width == 16:
         return _uuid_strings(column)
     if sql_type.kind == "INTERVAL" and of.is_duration(column.type):
-        return _intervals(sql_type, column)
-    if sql_type.kind == "TIMESTAMPTZ" and of.is_timestamp(column.type) and column.type.tz is None:
-        raise InvalidValue("a timestamp without a time zone cannot be stored as TIMESTAMPTZ", hint="Localise it first.")
+        microseconds = column.cast(pa.duration("us")).cast(pa.int64()).to_pylist()
+        durations = [None if value is None else timedelta(microseconds=value) for value in microseconds]
+        return arrow_array(sql_type, [sql_type.canonical(duration) for duration in durations])
+    if of.is_timestamp(column.type) and (column.type.tz is None) != (sql_type.kind != "TIMESTAMPTZ"):
+        raise InvalidValue(f"a value of Arrow type {column.type} is not a {sql_type.sql}", hint="Convert it to or from UTC first.")
     return column.cast(sql_type.arrow)
 
 
 def _from_extension(sql_type: SqlType, column: Any) -> Any:
     """The extension types that have a home here; of any other the storage counts."""
-    if column.type.extension_name == "arrow.uuid":
-        return _uuid_strings(column.storage)
-    if column.type.extension_name == "arrow.bool8":
-        import pyarrow as pa
+    import pyarrow as pa
 
-        return column.storage.cast(pa.bool_())
+    match column.type.extension_name:
+        case "arrow.uuid":
+            return _uuid_strings(column.storage)
+        case "arrow.bool8":
+            return column.storage.cast(pa.bool_())
     return _cast(sql_type, column.storage)
 
 
@@ -98,42 +109,67 @@ def _uuid_strings(column: Any) -> Any:
     return pa.array([None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()], pa.string())
 
 
-def _intervals(sql_type: SqlType, column: Any) -> Any:
-    import pyarrow as pa
+def _respelled(sql_type: SqlType, column: Any) -> Any:
+    """Text in its canonical spelling: UUIDs in lower case, VARCHAR(n) without the blanks beyond n."""
+    import pyarrow.compute as pc
 
-    microseconds = column.cast(pa.duration("us")).cast(pa.int64()).to_pylist()
-    return arrow_array(sql_type, [None if value is None else sql_type.canonical(timedelta(microseconds=value)) for value in microseconds])
+    if sql_type.kind == "UUID":
+        return pc.utf8_lower(column)
+    if _too_long(sql_type, column):
+        return arrow_array(sql_type, [value and shortened(value, sql_type.length) for value in column.to_pylist()])
+    return column
+
+
+def _too_long(sql_type: SqlType, column: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return bool(sql_type.length) and (pc.max(pc.utf8_length(column)).as_py() or 0) > sql_type.length
 
 
 def _check(sql_type: SqlType, column: Any, foreign: bool) -> None:
-    check = _CHECKS.get(sql_type.kind)
+    check = _CHECKS.get(sql_type.kind) or (_FOREIGN_CHECKS.get(sql_type.kind) if foreign else None)
     if check is not None:
-        check(sql_type, column, foreign)
+        check(sql_type, column)
+    for part, child in zip(sql_type.parts, _children(sql_type, column), strict=True):
+        _check(part, child, foreign)
 
 
-def _check_text(sql_type: SqlType, column: Any, foreign: bool) -> None:
+def _children(sql_type: SqlType, column: Any) -> list[Any]:
+    """The columns that a column of lists, maps or structs is made of."""
+    match sql_type.kind:
+        case "LIST":
+            return [column.flatten()]
+        case "MAP":
+            return [column.keys, column.items]
+        case "STRUCT":
+            return list(column.flatten())
+    return []
+
+
+def _check_text(sql_type: SqlType, column: Any) -> None:
     import pyarrow.compute as pc
 
     if pc.any(pc.match_substring(column, "\0")).as_py():
         raise UnstorableText("text must not contain NUL", hint="Use a BLOB column for bytes.")
-    if sql_type.length and (pc.max(pc.utf8_length(column)).as_py() or 0) > sql_type.length:
+    if _too_long(sql_type, column):
         raise StringTooLong(f"value too long for type {sql_type.sql}")
 
 
-def _check_each(sql_type: SqlType, column: Any, foreign: bool) -> None:
-    """Foreign text that must be canonical: one by one."""
-    if foreign:
-        for value in column.unique().to_pylist():
-            if value is not None and str(sql_type.canonical(value)) != value:
-                raise InvalidValue(f"{value[:80]!r} is not spelled as a {sql_type.sql} is")
+def _check_uuid(sql_type: SqlType, column: Any) -> None:
+    import pyarrow.compute as pc
+
+    bad = column.filter(pc.invert(pc.match_substring_regex(column, _UUID_PATTERN)))
+    if len(bad):
+        raise InvalidValue(f"not a UUID in its usual spelling: {shown(bad[0].as_py())}")
 
 
-def _check_enum(sql_type: SqlType, column: Any, foreign: bool) -> None:
+def _check_each(sql_type: SqlType, column: Any) -> None:
+    """Members of an ENUM, texts of JSON: one by one, each once."""
     for value in column.unique().to_pylist():
         sql_type.canonical(value)
 
 
-def _check_range(sql_type: SqlType, column: Any, foreign: bool) -> None:
+def _check_range(sql_type: SqlType, column: Any) -> None:
     import pyarrow.compute as pc
 
     bounds = pc.min_max(column).as_py()
@@ -142,31 +178,28 @@ def _check_range(sql_type: SqlType, column: Any, foreign: bool) -> None:
         raise NumericOutOfRange(f"value out of range for type {sql_type.sql}")
 
 
-def _check_readable(sql_type: SqlType, column: Any, foreign: bool) -> None:
-    """Dates, times and intervals that Python cannot hold are found by reading them."""
-    column_values(sql_type, column)
+def _check_calendar(sql_type: SqlType, column: Any) -> None:
+    check_bounds(column)
 
 
-def _check_parts(sql_type: SqlType, column: Any, foreign: bool) -> None:
-    children = {"LIST": lambda: [column.flatten()], "MAP": lambda: [column.keys, column.items], "STRUCT": column.flatten}
-    for part, child in zip(sql_type.parts, children[sql_type.kind](), strict=True):
-        _check(part, child, foreign)
+def _check_interval(sql_type: SqlType, column: Any) -> None:
+    if any(value is not None and value[2] % 1000 for value in column.to_pylist()):
+        raise DatetimeOutOfRange("an INTERVAL has microseconds, not nanoseconds")
 
 
-_CHECKS: dict[str, Callable[[SqlType, Any, bool], None]] = {
+_CHECKS: dict[str, Callable[[SqlType, Any], None]] = {
     "VARCHAR": _check_text,
-    "JSON": _check_each,
-    "UUID": _check_each,
-    "ENUM": _check_enum,
+    "ENUM": _check_each,
     "HUGEINT": _check_range,
-    "DATE": _check_readable,
-    "TIME": _check_readable,
-    "TIMESTAMP": _check_readable,
-    "TIMESTAMP_S": _check_readable,
-    "TIMESTAMP_MS": _check_readable,
-    "TIMESTAMP_NS": _check_readable,
-    "TIMESTAMPTZ": _check_readable,
-    "LIST": _check_parts,
-    "MAP": _check_parts,
-    "STRUCT": _check_parts,
+    "DATE": _check_calendar,
+    "TIME": _check_calendar,
+    "TIMESTAMP": _check_calendar,
+    "TIMESTAMP_S": _check_calendar,
+    "TIMESTAMP_MS": _check_calendar,
+    "TIMESTAMP_NS": _check_calendar,
+    "TIMESTAMPTZ": _check_calendar,
+    "INTERVAL": _check_interval,
 }
+
+_FOREIGN_CHECKS: dict[str, Callable[[SqlType, Any], None]] = {"UUID": _check_uuid, "JSON": _check_each}
+"""What DuckDB guarantees for its own results."""

@@ -11,12 +11,14 @@ Values from foreign data go through `arrow_checks.conform` first; what is read h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from khonsu_engine.schema.arrow_bounds import check_bounds
 from khonsu_engine.schema.sql_type import SqlType
-from khonsu_engine.schema.temporal import beyond, time_of
+from khonsu_engine.schema.temporal import time_of
 from khonsu_engine.schema.values import NAN, Interval
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def _to_arrow(sql_type: SqlType) -> Callable[[Any], Any] | None:
         case "INTERVAL":
             return lambda value: (value.months, value.days, value.microseconds * 1000)
     parts = [_to_arrow(part) for part in sql_type.parts]
-    if sql_type.kind == "STRUCT":
+    if sql_type.fields:
         return _struct_to_arrow([name for name, _ in sql_type.fields], parts)
     if all(part is None for part in parts):
         return None
@@ -145,51 +147,31 @@ def _times(sql_type: SqlType, column: pa.Array) -> list[Any]:
     return list(map(time_of, column.cast(pa.int64()).to_pylist()))
 
 
-_DAYS = (-719_162, 2_932_896)  # 0001-01-01 and 9999-12-31
-_UNITS_PER_DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000}
-
-
 def _dates(sql_type: SqlType, column: pa.Array) -> list[Any]:
-    import pyarrow as pa
-
-    _within(column.cast(pa.int32()), *_DAYS, "date")
+    check_bounds(column)
     values: list[Any] = column.to_numpy(zero_copy_only=False).astype("datetime64[D]").astype(object).tolist()
     return values
 
 
 def _timestamps(sql_type: SqlType, column: pa.Array) -> list[Any]:
     """NumPy makes datetimes twenty times faster than pyarrow does."""
-    import pyarrow as pa
-
-    unit = column.type.unit
-    per_day = _UNITS_PER_DAY[unit]
-    _within(column.cast(pa.int64()), _DAYS[0] * per_day, (_DAYS[1] + 1) * per_day - 1, "timestamp")
-    values: list[Any] = column.to_numpy(zero_copy_only=False).astype(f"datetime64[{unit}]").astype(object).tolist()
+    check_bounds(column)
+    numbers = column.to_numpy(zero_copy_only=False)
+    values: list[Any] = numbers.astype(f"datetime64[{column.type.unit}]").astype(object).tolist()
     return values
 
 
 def _zoned(sql_type: SqlType, column: pa.Array) -> list[Any]:
-    from datetime import UTC
-
     values = _timestamps(sql_type, column)
     return [None if value is None else value.replace(tzinfo=UTC) for value in values]
-
-
-def _within(integers: pa.Array, low: int, high: int, what: str) -> None:
-    import pyarrow.compute as pc
-
-    bounds = pc.min_max(integers).as_py()
-    if bounds["min"] is not None and not low <= bounds["min"] <= bounds["max"] <= high:
-        raise beyond(what)
 
 
 def _nanoseconds(sql_type: SqlType, column: pa.Array) -> list[Any]:
     import pyarrow as pa
 
-    values = column.cast(pa.int64()).to_pylist()
-    if any(value is not None and abs(value) >= (1 << 63) - 1 for value in values):
-        raise beyond("timestamp")
-    return values  # type: ignore[no-any-return]
+    check_bounds(column)
+    values: list[Any] = column.cast(pa.int64()).to_pylist()
+    return values
 
 
 def _intervals(sql_type: SqlType, column: pa.Array) -> list[Any]:
@@ -197,6 +179,10 @@ def _intervals(sql_type: SqlType, column: pa.Array) -> list[Any]:
 
 
 def _lists(sql_type: SqlType, column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    if pa.types.is_fixed_size_list(column.type):
+        column = column.cast(pa.list_(column.type.value_type))
     offsets, (values,) = _flattened(column, [column.values], [sql_type.parts[0]])
     return _cut(column, offsets, values)
 
@@ -247,4 +233,5 @@ _READERS: dict[str, Callable[[SqlType, Any], list[Any]]] = {
     "LIST": _lists,
     "MAP": _maps,
     "STRUCT": _structs,
+    "TUPLE": _structs,
 }

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from khonsu_engine.schema.types import SqlType
+from khonsu_engine.schema.values import Converter, identity
 
 __all__ = ["CATALOG_TABLE", "FIRST_USER_TABLE", "ROW_ID", "Catalog", "Check", "Column", "Index", "Table"]
 
@@ -93,6 +94,16 @@ class Table(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def key_of(self) -> Callable[[tuple[Any, ...]], Any]:
         """row -> canonical key: a scalar for one column, a tuple for several."""
         return itemgetter(*self.key_columns)
+
+    @cached_property
+    def to_log(self) -> tuple[tuple[int, Converter], ...]:
+        """(position, conversion) of the columns whose values the log writes differently; often none."""
+        return tuple((number, column.type.to_log) for number, column in enumerate(self.columns) if column.type.to_log is not identity)
+
+    @cached_property
+    def from_log(self) -> tuple[tuple[int, Converter], ...]:
+        """The same for values read from the log."""
+        return tuple((number, column.type.from_log) for number, column in enumerate(self.columns) if column.type.from_log is not identity)
 
     def index_table(self, index: Index) -> Table:
         """The table that holds `index`: its columns are the indexed ones, then the key columns of this table."""

@@ -12,7 +12,7 @@ from typing import Any
 from khonsu_engine.errors import InvalidValue
 from khonsu_engine.schema.values import Codec, needs_cast, plain
 
-__all__ = ["list_codec", "map_codec", "struct_codec"]
+__all__ = ["list_codec", "map_codec", "struct_codec", "tuple_codec"]
 
 
 def _of_one_class(values: Any, name: str) -> None:
@@ -72,6 +72,15 @@ def struct_codec(name: str, fields: tuple[tuple[str, Codec], ...]) -> Codec:
         return None if value is None else tuple([codec.from_log(part) for (_, codec), part in zip(fields, value, strict=True)])
 
     return Codec(canonical, _never_exact(name), to_python, to_log, from_log)
+
+
+def tuple_codec(codec: Codec, parts: list[Codec]) -> Codec:
+    """TUPLE: a struct whose fields have no names; the driver returns a tuple. Occurs in results only."""
+
+    def to_python(value: Any) -> Any:
+        return None if value is None else tuple([part.to_python(each) for part, each in zip(parts, value, strict=True)])
+
+    return codec._replace(to_python=to_python)
 
 
 def map_codec(name: str, key: Codec, item: Codec) -> Codec:

@@ -17,13 +17,13 @@ from uuid import UUID
 
 import msgspec
 
-from khonsu_engine.schema import nested, numbers, temporal, texts
+from khonsu_engine.schema import intervals, nested, numbers, temporal, texts
 from khonsu_engine.schema.values import Codec, Converter, identity
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["BIGINT", "BLOB", "BOOLEAN", "DOUBLE", "INTEGER", "KINDS", "TIMESTAMP", "VARCHAR", "Kind", "SqlType"]
+__all__ = ["BIGINT", "BLOB", "BOOLEAN", "DOUBLE", "INTEGER", "KINDS", "VARCHAR", "Kind", "SqlType"]
 
 
 class Kind(NamedTuple):
@@ -82,11 +82,10 @@ KINDS: dict[str, Kind] = {
     "LIST": Kind(None, list, key=False),
     "STRUCT": Kind(None, dict, key=False),
     "MAP": Kind(None, dict, key=False),
+    "TUPLE": Kind(None, tuple, key=False),
     "NULL": Kind(("null",), type(None), key=False),
 }
-"""All kinds by DuckDB's name. NULL is the type of `SELECT NULL`: results only."""
-
-_SPELLED = {"NULL": '"NULL"'}
+"""All kinds by DuckDB's name. TUPLE is the type of `SELECT (1, 2)`, NULL that of `SELECT NULL`: results only."""
 
 
 class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
@@ -96,7 +95,7 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
     precision, scale   of DECIMAL
     length     of VARCHAR(n), in characters; 0: unbounded
     members    of ENUM, in order
-    fields     of STRUCT: (name, type)
+    fields     of STRUCT and TUPLE: (name, type)
     element    of LIST and (the values) of MAP
     key        of MAP
     """
@@ -127,9 +126,11 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
                 return f"{self.parts[0].sql}[]"
             case "STRUCT":
                 return f"STRUCT({', '.join(f'{quoted(name)} {part.sql}' for name, part in self.fields)})"
+            case "TUPLE":
+                return f"TUPLE({', '.join(part.sql for part in self.parts)})"
             case "MAP":
                 return f"MAP({self.parts[0].sql}, {self.parts[1].sql})"
-        return _SPELLED.get(self.kind, self.kind)
+        return self.kind if self.kind != "NULL" else quoted("NULL")
 
     @cached_property
     def parts(self) -> tuple[SqlType, ...]:
@@ -207,7 +208,7 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
 
     @cached_property
     def canonical_fast(self) -> type | None:
-        """A class of which every value (integers: every value from `low` to `high`) is canonical already; None: ask `canonical`."""
+        """A class of which every value (integers: from `low` to `high`) is canonical already; None: ask `canonical`."""
         return KINDS[self.kind].fast
 
     @cached_property
@@ -264,8 +265,9 @@ def _codec(sql_type: SqlType) -> Codec:
             return texts.enumeration(sql_type.members)
         case "LIST":
             return nested.list_codec(sql_type.sql, sql_type.parts[0].codec)
-        case "STRUCT":
-            return nested.struct_codec(sql_type.sql, tuple((name, part.codec) for name, part in sql_type.fields))
+        case "STRUCT" | "TUPLE":
+            codec = nested.struct_codec(sql_type.sql, tuple((name, part.codec) for name, part in sql_type.fields))
+            return codec if sql_type.kind == "STRUCT" else nested.tuple_codec(codec, [part.codec for part in sql_type.parts])
         case "MAP":
             return nested.map_codec(sql_type.sql, sql_type.parts[0].codec, sql_type.parts[1].codec)
     return _SIMPLE[sql_type.kind]
@@ -283,7 +285,7 @@ _SIMPLE: dict[str, Codec] = {
     "TIMESTAMP_S": temporal.timestamp_codec("TIMESTAMP_S", 1_000_000),
     "TIMESTAMP_NS": temporal.nanoseconds_codec(),
     "TIMESTAMPTZ": temporal.zoned_codec(),
-    "INTERVAL": temporal.interval_codec(),
+    "INTERVAL": intervals.interval_codec(),
     "UUID": texts.uuid_codec(),
     "JSON": texts.json_text(),
     "NULL": texts.varchar(0),
@@ -295,4 +297,3 @@ DOUBLE = SqlType("DOUBLE")
 BOOLEAN = SqlType("BOOLEAN")
 VARCHAR = SqlType("VARCHAR")
 BLOB = SqlType("BLOB")
-TIMESTAMP = SqlType("TIMESTAMP")

@@ -1,8 +1,9 @@
-"""Canonical dates, times, timestamps and intervals.
+"""Canonical dates, times and timestamps.
 
-Called by `sql_type` only. Python's calendar ends at the years 1 and 9999 and has neither infinity nor 24:00; what lies
-beyond is refused with DatetimeOutOfRange (22008), never shown as an OverflowError. A naive datetime where a time zone is needed, or an
-aware one where none is wanted, means something only together with the session's time zone: NeedsCast.
+Called by `sql_type`, and by whoever makes dates out of numbers (`arrow_rows`, `columns`). Python's calendar ends at the years 1
+and 9999 and has neither infinity nor 24:00; what lies beyond is refused with DatetimeOutOfRange (22008), never shown as an
+OverflowError. A naive datetime where a time zone is needed, or an aware one where none is wanted, means something only together
+with the session's time zone: NeedsCast.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from khonsu_engine.errors import DatetimeOutOfRange
-from khonsu_engine.schema.values import Codec, Interval, identity, needs_cast, plain
+from khonsu_engine.schema.values import Codec, identity, needs_cast, plain
 
-__all__ = ["date_codec", "interval_codec", "nanoseconds_codec", "time_codec", "timestamp_codec", "zoned_codec"]
+__all__ = [
+    "beyond",
+    "date_codec",
+    "nanoseconds_codec",
+    "time_codec",
+    "time_of",
+    "timestamp_codec",
+    "timestamp_of",
+    "zoned_codec",
+    "zoned_of",
+]
 
 EPOCH = datetime(1970, 1, 1)
 EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NANOSECONDS_MAX = (1 << 63) - 2
-_INTERVAL_MICROSECONDS_MAX = ((1 << 63) - 1) // 1000
-_INT32 = 1 << 31
 
 _DATE_TEXT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _TIME_TEXT = re.compile(r"[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?\Z")
@@ -274,44 +283,3 @@ def _nanoseconds_to_python(value: int | None) -> Any:
     import numpy
 
     return numpy.datetime64(value, "ns")
-
-
-def interval_codec() -> Codec:
-    """INTERVAL: `Interval`. Equality in SQL counts a month as 30 days; canonical values do not, so it is no key."""
-
-    def canonical(value: Any) -> Any:
-        value = plain(value)
-        match value:
-            case None:
-                return None
-            case Interval():
-                return _checked(value)
-            case timedelta():
-                return Interval(0, value.days, value.seconds * 1_000_000 + value.microseconds)
-        raise needs_cast(value, "INTERVAL")
-
-    def exact(value: Any) -> Any:
-        if value is None:
-            return None
-        raise needs_cast(value, "INTERVAL")
-
-    return Codec(canonical, exact, _interval_to_python, _interval_to_log, _interval_from_log)
-
-
-def _checked(value: Interval) -> Interval:
-    fits = -_INT32 <= value.months < _INT32 and -_INT32 <= value.days < _INT32
-    if not fits or abs(value.microseconds) > _INTERVAL_MICROSECONDS_MAX:
-        raise DatetimeOutOfRange(f"interval out of range: {value}")
-    return value
-
-
-def _interval_to_python(value: Interval | None) -> Any:
-    return None if value is None else value.to_python()
-
-
-def _interval_to_log(value: Interval | None) -> tuple[int, ...] | None:
-    return None if value is None else tuple(value)
-
-
-def _interval_from_log(value: Any) -> Interval | None:
-    return None if value is None else Interval(*value)

@@ -130,10 +130,16 @@ class _Parser:
         result = self.base(depth)
         while self.accept("["):
             if self.peek().isdigit():
-                raise NotSupported(f"arrays of a fixed size are not supported: {self.text}", hint="Use a list: T[].")
+                self.fixed_size()
             self.take("]")
             result = SqlType("LIST", element=result)
         return result
+
+    def fixed_size(self) -> None:
+        """DuckDB's T[3]: read as a list in results, refused as a column's type."""
+        if not self.duckdb:
+            raise NotSupported(f"arrays of a fixed size are not supported: {self.text}", hint="Use a list: T[].")
+        self.take()
 
     def base(self, depth: int) -> SqlType:
         name = self.name()
@@ -142,6 +148,8 @@ class _Parser:
                 return self.enumeration()
             case "struct" | "row" if self.peek() == "(":
                 return self.struct(depth)
+            case "tuple" if self.duckdb and self.accept("("):
+                return self.tuple(depth)
             case "map" if self.peek() == "(":
                 self.take("(")
                 key = self.type(depth + 1)
@@ -184,6 +192,8 @@ class _Parser:
         return name
 
     def scalar(self, name: str) -> SqlType:
+        if name not in _NAMES:
+            raise _unknown(name)
         arguments = self.arguments()
         name = self.zone(name)
         kind = _NAMES.get(name)
@@ -213,6 +223,13 @@ class _Parser:
         if len({name.casefold() for name, _ in fields}) != len(fields):
             raise InvalidValue(f"the fields of a STRUCT must have different names: {self.text}")
         return SqlType("STRUCT", fields=tuple(fields))
+
+    def tuple(self, depth: int) -> SqlType:
+        parts = [self.type(depth + 1)]
+        while self.accept(","):
+            parts.append(self.type(depth + 1))
+        self.take(")")
+        return SqlType("TUPLE", fields=tuple((f"element{number}", part) for number, part in enumerate(parts, 1)))
 
 
 def _unquoted(token: str) -> str:

@@ -1,7 +1,7 @@
 """SQL types, their canonical values, and the conversions between SQL, Python, Arrow and the log: the door to this folder's rooms.
 
     values        canonical values, their table, NeedsCast, Interval
-    numbers, temporal, texts, nested   the conversions, family by family
+    numbers, temporal, intervals, texts, nested   the conversions, family by family
     sql_type      SqlType and the one table of kinds
     type_names    parse_type: PostgreSQL's and DuckDB's names
     arrow_types   Arrow's types -> SqlType
@@ -18,7 +18,7 @@ from khonsu_engine.schema.arrow_checks import conform
 from khonsu_engine.schema.arrow_rows import arrow_from_rows, arrow_schema, python_rows_from_arrow, rows_from_arrow
 from khonsu_engine.schema.arrow_types import type_of_arrow
 from khonsu_engine.schema.keys import order_key
-from khonsu_engine.schema.sql_type import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, KINDS, TIMESTAMP, VARCHAR, SqlType
+from khonsu_engine.schema.sql_type import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, KINDS, VARCHAR, SqlType
 from khonsu_engine.schema.type_names import parse_type
 from khonsu_engine.schema.values import NAN, Interval, NeedsCast
 
@@ -30,7 +30,6 @@ __all__ = [
     "INTEGER",
     "KINDS",
     "NAN",
-    "TIMESTAMP",
     "VARCHAR",
     "Interval",
     "NeedsCast",
