@@ -5,32 +5,43 @@ Called by `cursor` and `source` at first use, so this file may import pyarrow. K
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from khonsu_engine.errors import EngineError
 from khonsu_engine.schema.types import arrow_from_rows, arrow_schema, python_rows_from_arrow
-from khonsu_sql.errors import DataError, InvalidOptionValue, translate
+from khonsu_sql.errors import DataError, Error, InvalidOptionValue, translate
 from khonsu_sql.session import ColumnInfo, IngestMode
 
 __all__ = ["batch_of", "ingest_mode", "reader_of", "rows_of", "schema_of"]
 
 
 def reader_of(data: Any) -> pa.RecordBatchReader:
-    """`data` as a stream of batches, copied as little as its owner allows. Raises `InvalidOptionValue` for what is not Arrow-like."""
+    """`data` as a stream of batches, copied as little as its owner allows. Raises `InvalidOptionValue` for what is not Arrow-like.
+
+    Whatever goes wrong while it is read is a `DataError` with the original as its cause.
+    """
     match data:
-        case pa.RecordBatchReader():
-            return data
         case pa.Table():
             return data.to_reader()
         case pa.RecordBatch():
             return pa.RecordBatchReader.from_batches(data.schema, [data])
     try:
-        return _foreign_reader(data)
+        reader = data if isinstance(data, pa.RecordBatchReader) else _foreign_reader(data)
     except pa.ArrowException as error:
         raise DataError(f"the data to ingest cannot be read as Arrow: {error}") from error
+    return pa.RecordBatchReader.from_batches(reader.schema, _guarded(reader))
+
+
+def _guarded(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from reader
+    except Error:
+        raise
+    except Exception as error:
+        raise DataError(f"reading the data to ingest failed: {error}") from error
 
 
 def _foreign_reader(data: Any) -> pa.RecordBatchReader:

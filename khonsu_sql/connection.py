@@ -256,10 +256,10 @@ class Connection:
             databases.abandon(session, self._lease)
             warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
-    def _poison(self) -> Any:
+    def _poison(self, reason: str) -> Any:
         """In a forked child, or at exit: refuse from now on; see `databases`."""
         kept = (self._session, list(self._sources))
-        self._reason = "the connection belongs to the process this one was forked from"
+        self._reason = reason
         self._lock = threading.Lock()
         self._session = None
         return kept

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from khonsu_sql.errors import InvalidCursorState, InvalidOptionValue
+from khonsu_sql.errors import InvalidCursorState, InvalidOptionValue, ParameterMismatch
 from khonsu_sql.session import IngestMode, Result
 from khonsu_sql.source import CLOSED, ClosedLink, Source
 from khonsu_sql.types import Description, describe
@@ -38,15 +38,16 @@ class Cursor:
 
     `arraysize`   rows of a `fetchmany` without a size (1)
     `connection`  the connection it belongs to
+    `row_factory` what makes rows of tuples (`khonsu_sql.dict_row`, …), from the next statement on; None = tuples
     """
 
-    __slots__ = ("__weakref__", "_factory", "_index", "_link", "_result", "_rows", "_source", "arraysize", "connection")
+    __slots__ = ("__weakref__", "_index", "_link", "_result", "_rows", "_source", "arraysize", "connection", "row_factory")
 
     def __init__(self, connection: Connection, row_factory: RowFactory | None = None) -> None:
         self.connection = connection
         self.arraysize = 1
         self._link: Connection | ClosedLink = connection
-        self._factory = row_factory
+        self.row_factory = row_factory
         self._result: Result | None = None
         self._rows: list[tuple[Any, ...]] | None = None
         self._index = 0
@@ -78,7 +79,9 @@ class Cursor:
 
     def executemany(self, sql: str, seq_of_parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Self:
         """Run one statement for each set of parameters: one plan, one transaction. `rowcount` is the sum."""
-        sets = seq_of_parameters if isinstance(seq_of_parameters, (list, tuple)) else list(seq_of_parameters)
+        if not isinstance(seq_of_parameters, Iterable) or isinstance(seq_of_parameters, str | bytes | Mapping):
+            raise ParameterMismatch(f"executemany takes a sequence of parameter sets, not {type(seq_of_parameters).__name__}")
+        sets = list(seq_of_parameters)
         self._end("the cursor executed another statement")
         with self._link._lock:
             result = self._session().execute(sql, sets, many=True)
@@ -95,7 +98,7 @@ class Cursor:
         from khonsu_sql.arrow import ingest_mode, reader_of
 
         chosen = ingest_mode(mode)
-        reader = reader_of(data)
+        reader = reader_of(data.fetch_record_batch() if isinstance(data, Cursor) else data)
         self._end("the cursor executed another statement")
         with self._link._lock:
             count = self._session().ingest(table, reader, chosen)
@@ -122,7 +125,7 @@ class Cursor:
         self._result = result
         self._index = 0
         rows = result.rows
-        if rows is None or result.validity is not None or self._factory is not None:
+        if rows is None or result.validity is not None or self.row_factory is not None:
             self._open(result)
         else:
             self._rows = rows
@@ -130,7 +133,7 @@ class Cursor:
     def _open(self, result: Result) -> None:
         """Make the source of a result that is not plain."""
         if result.columns is not None:
-            make = self._factory(self) if self._factory is not None else None
+            make = self.row_factory(self) if self.row_factory is not None else None
             self._source = Source(self._link, result, make)
             if result.batches is not None:
                 self.connection._sources.add(self._source)
@@ -279,15 +282,6 @@ class Cursor:
     def notices(self) -> tuple[str, ...]:
         """What the statement had to say beside its result."""
         return () if self._result is None else self._result.notices
-
-    @property
-    def row_factory(self) -> RowFactory | None:
-        """What makes rows of tuples (`khonsu_sql.dict_row`, …), from the next statement on; None = tuples."""
-        return self._factory
-
-    @row_factory.setter
-    def row_factory(self, factory: RowFactory | None) -> None:
-        self._factory = factory
 
     def setinputsizes(self, sizes: Sequence[Any]) -> None:
         """PEP 249: accepted; nothing needs to be told sizes here."""

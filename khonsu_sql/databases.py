@@ -61,7 +61,7 @@ class Lease:
 class Poisonable(Protocol):
     """What `watch` takes: something that must refuse to work in a forked child."""
 
-    def _poison(self) -> Any:
+    def _poison(self, reason: str) -> Any:
         """Refuse from now on; return what must neither be used nor finalised in this process."""
         ...
 
@@ -177,7 +177,7 @@ def _close_all() -> None:
         _abandoned.put(None)
         _reaper.join()
     for connection in list(_connections):
-        connection._poison()
+        connection._poison("the connection was closed at the end of the process")
     for entry in list(_entries.values()):
         with entry.latch:
             database, entry.database = entry.database, None
@@ -189,7 +189,8 @@ def _forget_parent() -> None:
     """In a forked child: everything open belongs to the parent. Keep it from being finalised here, and start with nothing."""
     global _latch, _entries, _connections, _abandoned, _reaper
     _graveyard.append((_entries, _abandoned))
-    _graveyard.extend(connection._poison() for connection in list(_connections))
+    reason = "the connection belongs to the process this one was forked from"
+    _graveyard.extend(connection._poison(reason) for connection in list(_connections))
     _latch = threading.Lock()
     _entries, _connections, _abandoned, _reaper = {}, WeakSet(), SimpleQueue(), None
 

@@ -127,6 +127,10 @@ class Source:
             except StopIteration:
                 self._release()
                 return None
+            except BaseException as error:
+                self._ended = f"reading the result failed: {error or type(error).__name__}"  # a second read would look like the end
+                self._release()
+                raise
             return batch
 
     def arrow(self, how: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -147,12 +151,17 @@ class Source:
         ended = self._ended
         batch: pa.RecordBatch | None = first
         while batch is not None:
-            self._check_alive()
-            if self._ended is not ended:
-                raise InvalidCursorState(f"{self._ended}", hint="Read the batches before the cursor goes on.")
+            self._check_reading(ended)
             if batch.num_rows:
                 yield batch
             batch = self._next_batch()
+        self._check_reading(ended)
+
+    def _check_reading(self, ended: str | None) -> None:
+        """For a reader that was handed out: nothing but it may have ended the result."""
+        self._check_alive()
+        if self._ended is not ended:
+            raise InvalidCursorState(f"{self._ended}", hint="Read the batches before the cursor goes on.")
 
     def close(self, why: str) -> None:
         """End the result and release its snapshot; whoever still reads from it is told `why`."""
