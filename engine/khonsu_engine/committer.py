@@ -90,6 +90,7 @@ class Committer:
         self.horizon: Timestamp = 0
         self.failure: Exception | None = None
         self.log_bytes = 0
+        self.log_files: dict[str, int] = {}
         self.commits = self.checkpointed = self.syncs = 0
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
@@ -126,6 +127,8 @@ class Committer:
                 return refusal
             self._pending = self._stamp(command, effects, body, flags)
             outcome = self._settle()
+            if command.bulk or flags:
+                self._note_files(command, outcome.index)
             self._trim(effects)
             ticket = None
             if self._instant:
@@ -140,15 +143,21 @@ class Committer:
             self.on_due()
         return outcome if ticket is None else ticket
 
-    def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[bytes, int]:
+    def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[log.Body, int]:
         """The record's body, made outside the latch; a large one is written ahead as a file and replaced by its name."""
         if not self._logged:
-            return b"", 0
+            return log.NO_BODY, 0
         bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
         body = log.encode_body(effects, bulk, command.schemas)
         if len(body) <= INLINE_BODY_BYTES_MAX:
             return body, 0
         return log.write_ahead(self._store, command.transaction_id, body), log.BODY_IN_FILE
+
+    def _note_files(self, command: Commit, index: int) -> None:
+        """Which files the log needs until a checkpoint passes `index`."""
+        self.log_files[log.body_name(command.transaction_id)] = index
+        for part in command.bulk:
+            self.log_files.update((file.name, index) for file in part.files)
 
     def _prevalidate(self, command: Commit) -> Timestamp | Refusal:
         """Validate against everything published so far outside the latch; return up to where."""
@@ -158,7 +167,7 @@ class Committer:
         floor = self.state.published
         return validate(self.state, command) or max(floor, command.read_timestamp)
 
-    def _stamp(self, command: Commit, effects: tuple[Effect, ...], body: bytes, flags: int) -> _Pending:
+    def _stamp(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int) -> _Pending:
         index, timestamp = self._next()
         transaction_id = command.transaction_id
         bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
@@ -170,7 +179,7 @@ class Committer:
         state = self.state
         return state.index + 1, next_timestamp(time.time_ns() // 1_000_000, state.published)
 
-    def _seal(self, kind: int, body: bytes, index: int, timestamp: Timestamp, transaction_id: bytes, flags: int) -> tuple[bytes, bytes]:
+    def _seal(self, kind: int, body: log.Body, index: int, timestamp: Timestamp, transaction_id: bytes, flags: int) -> tuple[bytes, bytes]:
         if not self._logged:
             return b"", b""
         state = self.state

@@ -53,14 +53,16 @@ class Database:
         self._counter_latch = threading.Lock()
         self._row_ids: dict[TableId, tuple[int, int]] = {}
         self._last_id = 0
-        recovered = recovery.recover(store, self.unused_files)
+        self._last_file = 0
+        recovered = recovery.recover(store)
         self.state: State = recovered.state
-        self.committer = Committer(self.state, store, limits, synchronous, self._horizon)
+        self.committer = Committer(self.state, store, limits, synchronous, self.horizon)
+        self.committer.log_bytes = recovered.log_bytes
+        self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
         self.maintenance = Maintenance(self, recovered)
         self.committer.on_due = self.maintenance.wake
         self.committer.start()
-        self.maintenance.start()
 
     @classmethod
     def open(
@@ -116,7 +118,8 @@ class Database:
         with self._snapshot_latch:
             self._snapshots.release(timestamp)
 
-    def _horizon(self) -> Timestamp:
+    def horizon(self) -> Timestamp:
+        """The oldest timestamp anybody reads at, or will."""
         with self._snapshot_latch:
             while self.abandoned:
                 self._snapshots.release(self.abandoned.popleft())
@@ -133,6 +136,12 @@ class Database:
     def new_table_id(self) -> TableId:
         """A table id, never used before and never again."""
         return FIRST_USER_TABLE + self.committer.reserve("table", 1)
+
+    def new_file_name(self) -> str:
+        """A name no file of this directory has ever had."""
+        with self._counter_latch:
+            self._last_file = now = max(time.time_ns(), self._last_file + 1)
+        return f"segment-{now:016x}"
 
     def reserve_row_ids(self, table: TableId, count: int) -> int:
         """The first of `count` consecutive hidden row ids of `table`, never handed out before."""

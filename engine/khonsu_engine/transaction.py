@@ -239,12 +239,12 @@ class LocalTransaction:
             self._merge(by_key, table, earlier, write)
             return
         if write.operation == Operation.INSERT and self._visible_elsewhere(table, key):
-            raise self._duplicate(table, key)
+            raise self.duplicate(table, key)
         by_key[key] = write
 
     def _merge(self, by_key: dict[Key, Write], table: TableId, earlier: Write, write: Write) -> None:
         if write.operation == Operation.INSERT and earlier.row is not None:
-            raise self._duplicate(table, write.key)
+            raise self.duplicate(table, write.key)
         before, row = earlier.before, write.row
         operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
         by_key[write.key] = Write(operation, write.key, row, before, earlier.base)
@@ -254,7 +254,8 @@ class LocalTransaction:
             return self.peek(table, key) is not None
         return self._tables[table].get(key, self.read_timestamp) is not None
 
-    def _duplicate(self, table: TableId, key: Key) -> UniqueViolation:
+    def duplicate(self, table: TableId, key: Key) -> UniqueViolation:
+        """The error for a key of `table` that exists already."""
         schema = self._tables[table].table
         names = ", ".join(schema.columns[position].name for position in schema.key_columns)
         return UniqueViolation(
@@ -282,7 +283,7 @@ class LocalTransaction:
         self._bulk.setdefault(table.id, []).append(part)
         return sum(segment.meta.rows for segment in part.segments)
 
-    def conflicting_own_key(self, table: TableId, segment: Any) -> Key | None:
+    def conflicting_key(self, table: TableId, segment: Any) -> Key | None:
         """A key of `segment` this transaction can see already (for bulk writes), or None."""
         version, own_segments = self._pinned(table)
         own = self._writes.get(table, _NO_WRITES)

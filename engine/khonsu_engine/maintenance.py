@@ -1,0 +1,209 @@
+"""The background thread: checkpoints, compaction, files nobody needs.
+
+Woken by the committer when a memtable is full or enough was logged; `checkpoint` may be called by anybody. Heavy work happens
+outside the commit latch and in slices; under it only finished table versions are exchanged.
+
+Order of a checkpoint: everything up to the cut is durable → its rows stand in synced segment files → one small atomic
+manifest names them, synced → the log below it and the files it made superfluous go. A kill anywhere leaves the old checkpoint and the
+log, or the new one; files no one names are swept at the next open. A failure here refuses nothing: the log keeps growing,
+and `failure` keeps the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from khonsu_engine.columns import compaction, flush
+from khonsu_engine.columns.segment import Segment
+from khonsu_engine.columns.table_version import TableVersion
+from khonsu_engine.commands import TableId, Timestamp
+from khonsu_engine.protocols import DeleteRange
+from khonsu_engine.schema.catalog import CATALOG_TABLE
+from khonsu_engine.storage import keys, manifest
+from khonsu_engine.storage.checkpoint import manifest_of
+from khonsu_engine.storage.recovery import Recovered
+
+if TYPE_CHECKING:
+    from khonsu_engine.database import Database
+
+__all__ = ["Maintenance"]
+
+logger = logging.getLogger("khonsu_engine.maintenance")
+
+
+class Maintenance:
+    """One thread per database, started at the first wake."""
+
+    def __init__(self, database: Database, recovered: Recovered) -> None:
+        self.checkpoints = 0
+        self.failure: Exception | None = None
+        self.compactions = 0
+        self._database = database
+        self._named: set[str] = set() if recovered.checkpoint is None else manifest.named_files(recovered.checkpoint)
+        self._oldest_record = 1 if recovered.checkpoint is None else recovered.checkpoint.index + 1
+        self._segments: dict[str, Segment] = {}
+        self._busy = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        """Something may be due. Called from committing threads: cheap, never raises."""
+        if self._wake.is_set() or self._stopping.is_set():
+            return
+        self._wake.set()
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="khonsu-maintenance", daemon=True)
+                    self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread; what it is doing is finished first. Idempotent."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                if self._database.committer.due:
+                    self.checkpoint()
+                else:
+                    with self._busy:
+                        self._remove_files()
+            except Exception as error:
+                self.failure = error
+                logger.exception("background maintenance failed")
+
+    # -- checkpoint -----------------------------------------------------------------------------------------------
+
+    def checkpoint(self) -> None:
+        """Move recent versions into segments, merge where it is due, write the manifest, shorten the log."""
+        database = self._database
+        committer, state = database.committer, database.state
+        with self._busy:
+            committer.due = False
+            committer.checkpointed = committer.commits
+            logged = committer.log_bytes
+            database.wait_durable(state.published)
+            mark = state.durable_mark
+            self._retire()
+            self._flush(mark[2])
+            self._retire()
+            self._compact()
+            self._forget_dropped(mark[2])
+            self._retire()
+            if database.store.durable:
+                self._write_manifest(mark)
+                committer.log_bytes -= logged
+            self.checkpoints += 1
+            self._remove_files()
+
+    def _flush(self, timestamp: Timestamp) -> None:
+        """Everything up to `timestamp` into segments, table by table."""
+        database = self._database
+        horizon = database.horizon()
+        for number, version in list(database.state.tables.items()):
+            if number == CATALOG_TABLE:
+                continue
+            plan = flush.cut(version, timestamp, horizon)
+            if plan is None:
+                continue
+            plan.write(database.store, database.limits, database.new_file_name)
+            plan.prepare()
+            if not self._exchange(number, plan.finish):
+                for segment in plan.segments:
+                    segment.retire(database.unused_files)
+
+    def _exchange(self, number: TableId, finish: Callable[[TableVersion], TableVersion | None]) -> bool:
+        """Replace one table version under the commit latch; False when `finish` says that it came too late."""
+        done = False
+
+        def change(tables: dict[TableId, TableVersion]) -> dict[TableId, TableVersion]:
+            nonlocal done
+            current = tables.get(number)
+            made = None if current is None else finish(current)
+            done = made is not None
+            return {**tables, number: made} if made is not None else tables
+
+        self._database.committer.swap(change)
+        return done
+
+    def _compact(self) -> None:
+        database = self._database
+        for number in list(database.state.tables):
+            while not self._stopping.is_set():
+                version = database.state.tables.get(number)
+                plan = None if version is None else compaction.choose(version, database.limits, database.horizon(), database.state.durable)
+                if plan is None:
+                    break
+                plan.write(database.store, database.limits, database.new_file_name)
+                if not self._exchange(number, plan.finish):
+                    for segment in plan.segments:
+                        segment.retire(database.unused_files)
+                    break
+                self.compactions += 1
+
+    def _forget_dropped(self, timestamp: Timestamp) -> None:
+        """Let go of dropped tables no snapshot can see."""
+        database = self._database
+        state = database.state
+        if database.horizon() < state.catalog.timestamp or timestamp < state.catalog.timestamp:
+            return
+        known = state.catalog.by_id.keys() | {CATALOG_TABLE}
+        gone = [number for number in state.tables if number not in known]
+        if not gone:
+            return
+        database.committer.swap(lambda tables: {number: version for number, version in tables.items() if number not in gone})
+        state.catalogs = (state.catalog,)
+
+    def _retire(self) -> None:
+        """Segments that no newest table version has any more (merged, truncated, dropped): their files go with their last pin."""
+        database = self._database
+        tables = database.state.tables
+        current = {view.segment.meta.name: view.segment for version in tables.values() for view in version.segments}
+        for name in self._segments.keys() - current.keys():
+            self._segments[name].retire(database.unused_files)
+        self._segments = current
+
+    def _write_manifest(self, mark: tuple[int, bytes, Timestamp]) -> None:
+        database = self._database
+        store, state = database.store, database.state
+        catalog = state.catalog_at(mark[2])
+        written = manifest.write(store, manifest_of(state.tables, catalog, mark, dict(state.counters)))
+        store.sync()
+        before, self._named = self._named, manifest.named_files(written)
+        files = database.committer.log_files
+        past = {name for name, index in list(files.items()) if index <= mark[0]}
+        for name in past:
+            files.pop(name, None)
+        start, end = keys.log_range(self._oldest_record, mark[0] + 1)
+        store.write([DeleteRange(start, end)])
+        self._oldest_record = mark[0] + 1
+        bodies = {name for name in past if name.startswith("body-")}
+        dead_files = {name for name in before - self._named if "-dead-" in name}
+        for name in bodies | dead_files:
+            store.remove_file(name)
+
+    def _remove_files(self) -> None:
+        """Remove retired files that neither the manifest nor the log names; the others wait for the next checkpoint."""
+        database = self._database
+        waiting = []
+        while database.unused_files:
+            name = database.unused_files.popleft()
+            if name in self._named or name in database.committer.log_files:
+                waiting.append(name)
+            else:
+                database.store.remove_file(name)
+        database.unused_files.extend(waiting)
