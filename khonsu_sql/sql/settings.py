@@ -1,0 +1,154 @@
+"""The settings of a session, with their defaults: the one file they stand in.
+
+Read by `core` and `execute`; changed by `SET name = value`, shown by `SHOW name` and `SHOW ALL`. Changing one is no part of a
+transaction. What belongs to the whole database (`synchronous`, the engine's limits) is an option of `connect`.
+The environment variable KHONSU_POINT_PATH=off makes `point_path` off by default: the whole test suite passes under it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from khonsu_engine.commands import Isolation
+from khonsu_sql.errors import FeatureNotSupported, InvalidParameterValue, UndefinedObject
+from khonsu_sql.session import ColumnInfo, Result
+
+__all__ = ["LATER", "SPECS", "SettingSpec", "Settings", "change", "show"]
+
+
+class Settings:
+    """The values in force for one session. Plain attributes: the point path reads them at every statement."""
+
+    __slots__ = ("default_transaction_isolation", "default_transaction_read_only", "point_path", "statement_bytes_max", "stream_rows_min")
+
+    def __init__(self, *, isolation: Isolation = Isolation.SERIALIZABLE, read_only: bool = False) -> None:
+        for spec in SPECS:
+            setattr(self, spec.name, spec.default())
+        self.default_transaction_isolation = isolation
+        self.default_transaction_read_only = read_only
+
+    point_path: bool
+    statement_bytes_max: int
+    stream_rows_min: int
+    default_transaction_isolation: Isolation
+    default_transaction_read_only: bool
+
+
+class SettingSpec(msgspec.Struct, frozen=True):
+    """One setting: its default, how text becomes its value (`parse` raises ValueError) and back, what it does."""
+
+    name: str
+    default: Callable[[], Any]
+    parse: Callable[[str], Any]
+    show: Callable[[Any], str]
+    description: str
+
+
+_SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.casefold()]
+    except KeyError:
+        raise ValueError("it must be on or off") from None
+
+
+def _on_or_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError("it must be a positive integer")
+    return int(text)
+
+
+def _isolation(text: str) -> Isolation:
+    name = "_".join(text.replace("_", " ").split()).upper()
+    if name in ("READ_COMMITTED", "READ_UNCOMMITTED"):
+        raise FeatureNotSupported(
+            f"isolation level {name.replace('_', ' ')} is not supported yet", hint="Use REPEATABLE READ or SERIALIZABLE."
+        )
+    if name not in Isolation.__members__:
+        raise ValueError("it must be serializable or repeatable read")
+    return Isolation[name]
+
+
+def _level(value: Isolation) -> str:
+    return value.name.replace("_", " ").lower()
+
+
+def _point_path() -> bool:
+    return _SWITCH.get(os.environ.get("KHONSU_POINT_PATH", "on").casefold(), True)
+
+
+SPECS = (
+    SettingSpec(
+        "default_transaction_isolation",
+        lambda: Isolation.SERIALIZABLE,
+        _isolation,
+        _level,
+        "isolation level of transactions that name none",
+    ),
+    SettingSpec(
+        "default_transaction_read_only", lambda: False, _switch, _on_or_off, "transactions refuse to write unless they say READ WRITE"
+    ),
+    SettingSpec("point_path", _point_path, _switch, _on_or_off, "statements by key run as compiled Python functions instead of in DuckDB"),
+    SettingSpec("statement_bytes_max", lambda: 1 << 20, _positive, str, "bytes of SQL text one call may have (54000 beyond)"),
+    SettingSpec("stream_rows_min", lambda: 10_000, _positive, str, "results with more rows than this are streamed"),
+)
+
+_BY_NAME = {spec.name: spec for spec in SPECS}
+
+LATER = {
+    "conflict_resolution": "conflict policies",
+    "history_window": "history",
+    "idle_in_transaction_timeout": "timeouts",
+    "lock_timeout": "locks",
+    "locking": "locks",
+    "on_conflict": "conflict policies",
+    "search_path": "schemas",
+    "statement_timeout": "timeouts",
+    "transaction_timeout": "timeouts",
+}
+"""Settings of later versions, refused by name, and what they belong to."""
+
+
+def change(settings: Settings, name: str, value: str) -> Result:
+    """SET name = value; `default` gives the default back. Raises 42704, 22023, 0A000."""
+    spec = _find(name)
+    try:
+        parsed = spec.default() if value.casefold() == "default" else spec.parse(value.strip())
+    except ValueError as error:
+        raise InvalidParameterValue(f"invalid value for setting {spec.name}: {value!r}", hint=f"{error}.".capitalize()) from error
+    setattr(settings, spec.name, parsed)
+    return Result(None, -1, "SET")
+
+
+def show(settings: Settings, name: str) -> Result:
+    """SHOW name, or SHOW ALL: name, value and description of each."""
+    from khonsu_engine.schema.types import VARCHAR
+
+    if name.casefold() == "all":
+        rows: list[tuple[Any, ...]] = [(spec.name, spec.show(getattr(settings, spec.name)), spec.description) for spec in SPECS]
+        columns = tuple(ColumnInfo(title, VARCHAR, False) for title in ("name", "setting", "description"))
+        return Result(columns, len(rows), "SHOW", rows)
+    spec = _find(name)
+    return Result((ColumnInfo(spec.name, VARCHAR, False),), 1, "SHOW", [(spec.show(getattr(settings, spec.name)),)])
+
+
+def _find(name: str) -> SettingSpec:
+    folded = name.casefold()
+    spec = _BY_NAME.get(folded)
+    if spec is not None:
+        return spec
+    if folded in LATER:
+        raise FeatureNotSupported(f"setting {folded} ({LATER[folded]}) is not supported yet")
+    near = difflib.get_close_matches(folded, _BY_NAME, 1, 0.4)
+    raise UndefinedObject(f"unrecognized setting {name!r}", hint=f"Did you mean {near[0]}?" if near else "SHOW ALL lists the settings.")
