@@ -8,14 +8,14 @@ exception: NaN, which is greater than every number. Tables with a floating-point
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from khonsu_engine.commands import Key, KeyRange
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import order_key
 
-__all__ = ["Order", "bounds_of", "contains", "cut", "order_of"]
+__all__ = ["Order", "bounds_of", "contains", "cut", "in_order", "order_of"]
 
 Order = Callable[[Any], Any] | None
 
@@ -23,6 +23,11 @@ Order = Callable[[Any], Any] | None
 def order_of(table: Table) -> Order:
     """key (or a prefix of one) -> value whose own order is the key order of `table`; None: keys may be compared as they are."""
     return order_key([table.columns[position].type for position in table.key_columns])
+
+
+def in_order(keys: Iterable[Any], order: Order, *, reverse: bool = False) -> list[Any]:
+    """`keys` sorted."""
+    return sorted(keys, reverse=reverse) if order is None else sorted(keys, key=order, reverse=reverse)
 
 
 def bounds_of(keys: Sequence[Any], range: KeyRange, order: Order = None, key_of: Order = None) -> tuple[int, int]:

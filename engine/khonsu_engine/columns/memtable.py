@@ -11,12 +11,13 @@ never shortened, so position n of it means the same version for ever; a memtable
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from khonsu_engine.columns.key_order import bounds_of, order_of
+from khonsu_engine.columns.key_order import Order, bounds_of, in_order, order_of
 from khonsu_engine.columns.version import PRUNED, Pruned, Version
 from khonsu_engine.commands import Key, KeyRange, Timestamp
+from khonsu_engine.limits import DEFAULT
 from khonsu_engine.schema.catalog import Table
 
 __all__ = ["Memtable"]
@@ -27,16 +28,19 @@ VERSION_BYTES = 250
 
 
 class Memtable:
-    """`chains`: key -> newest version. `log`: every version installed, in publication order."""
+    """`chains`: key -> newest version. `log`: every version installed, in publication order.
 
-    __slots__ = ("_measured", "_order", "_ordered", "chains", "log", "table", "version_log")
+    `batch_rows`: `Limits.version_chunk_rows`, versions sealed at once into an Arrow batch (`recent`)."""
 
-    def __init__(self, table: Table) -> None:
+    __slots__ = ("_measured", "_ordered", "batch_rows", "chains", "log", "order", "recent", "table")
+
+    def __init__(self, table: Table, batch_rows: int = DEFAULT.version_chunk_rows) -> None:
         self.table = table
+        self.batch_rows = batch_rows
         self.chains: dict[Key, Version] = {}
         self.log: list[Version] = []
-        self.version_log: Any = None  # the Arrow side, made by the first scan (`version_log.log_of`)
-        self._order: Callable[[Any], Any] | None = order_of(table)
+        self.order: Order = order_of(table)
+        self.recent: Any = None  # the log as Arrow batches, made by the first scan (`recent.recent_of`)
         self._ordered: tuple[list[Key], list[Key], int] = ([], [], 0)
         self._measured = (0, 0)
 
@@ -55,7 +59,7 @@ class Memtable:
         version.older = head
         self.chains[key] = version
 
-    def get(self, key: Key, timestamp: Timestamp) -> Version | None | Pruned:
+    def get(self, key: Key, timestamp: Timestamp) -> Version | Pruned | None:
         """The version of `key` a reader at `timestamp` sees; None: look into the segments."""
         version = self.chains.get(key)
         while version is not None and version.timestamp > timestamp:
@@ -94,7 +98,7 @@ class Memtable:
     def keys_between(self, range: KeyRange, *, reverse: bool = False) -> list[Key]:
         """All keys with a chain within `range`, in order. Complete for every version published before the call."""
         old, fresh, _ = self._caught_up()
-        order = self._order
+        order = self.order
         parts = [keys[slice(*bounds_of(keys, range, order))] for keys in (old, fresh) if keys]
         if len(parts) == 2 and parts[0] and parts[1]:
             found = _merged(parts[0], parts[1], order)
@@ -111,16 +115,16 @@ class Memtable:
         if upto == seen:
             return self._ordered
         added = {version.key: None for version in self.log[seen:upto]}
-        fresh = sorted({**dict.fromkeys(fresh), **added}, key=self._order)
+        fresh = in_order({**dict.fromkeys(fresh), **added}, self.order)
         if len(fresh) > FRESH_KEYS_MAX:
-            old, fresh = _merged(old, fresh, self._order), []
+            old, fresh = _merged(old, fresh, self.order), []
         self._ordered = caught_up = (old, fresh, upto)
         return caught_up
 
 
-def _merged(left: list[Key], right: list[Key], order: Callable[[Any], Any] | None) -> list[Key]:
+def _merged(left: list[Key], right: list[Key], order: Order) -> list[Key]:
     """Two sorted lists as one, equal keys once."""
-    return list(dict.fromkeys(sorted(left + right, key=order)))
+    return list(dict.fromkeys(in_order(left + right, order)))
 
 
 def _any_between(active: Sequence[Timestamp], begin: Timestamp, end: Timestamp) -> bool:

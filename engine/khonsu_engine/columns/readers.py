@@ -113,7 +113,9 @@ _NAMES: dict[str, Any] = {
 
 def fixed_view(array: pa.Array) -> memoryview:
     """The values of an array without offset whose type is in `_FORMATS`, as a typed memoryview."""
-    return memoryview(array.buffers()[1]).cast(_FORMATS[str(array.type)])[: len(array)]
+    form: Any = _FORMATS[str(array.type)]
+    values: memoryview = memoryview(array.buffers()[1]).cast(form)
+    return values[: len(array)]
 
 
 def offsets_and_data(array: pa.Array) -> tuple[memoryview, memoryview]:
@@ -188,6 +190,6 @@ def _factory(signature: Signature, as_tuple: bool) -> Callable[..., Callable[[in
     result = f"({', '.join(cells)},)" if as_tuple else cells[0]
     text = f"def bind({parameters}):\n    def read(i):\n        return {result}\n    return read\n"
     scope = dict(_NAMES)
-    exec(text, scope)  # noqa: S102 — the text is made above from constants
+    exec(text, scope)
     factory: Callable[..., Callable[[int], Any]] = scope["bind"]
     return factory

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from khonsu_engine.columns.chunk import Chunk, open_chunk
 from khonsu_engine.columns.key_order import Order, cut, order_of
+from khonsu_engine.columns.key_search import common_positions
 from khonsu_engine.columns.segment_meta import SegmentMeta, decode_meta, encode_meta
 from khonsu_engine.columns.zone_map import may_match, range_meets
 from khonsu_engine.commands import EVERY_KEY, Key, KeyRange, Row, Timestamp
@@ -86,7 +87,7 @@ class _File:
 class Segment:
     """`find(key)`: position or -1. `get(key)`: the row of `key`, live or not, or None. `row(position)`: its values."""
 
-    __slots__ = ("__weakref__", "_file", "_firsts", "_order", "find", "get", "meta", "row", "table")
+    __slots__ = ("__weakref__", "_file", "_order", "chained", "find", "get", "meta", "row", "table")
 
     find: Callable[[Key], int]
     get: Callable[[Key], Row | None]
@@ -97,7 +98,8 @@ class Segment:
         self.table = table
         self._order = order = order_of(table)
         self._file = file = _File(meta, table, store, order)
-        self._firsts = firsts = [chunk.first if order is None else order(chunk.first) for chunk in meta.chunks]
+        firsts = [chunk.first if order is None else order(chunk.first) for chunk in meta.chunks]
+        self.chained: tuple[Any, int, dict[Key, int]] | None = None  # a note of `bulk_install` to itself
         self.get = _get_function(file, firsts, order)
         self.find = _find_function(file, firsts, order, meta.chunk_rows)
         self.row = _row_function(file, meta.chunk_rows)
@@ -148,6 +150,11 @@ class Segment:
         """Do the key ranges of the two meet?"""
         mine = KeyRange(self.meta.first, self.meta.last)
         return range_meets(mine, other.meta.first, other.meta.last, self._order)
+
+    def common_key(self, other: Segment) -> Key | None:
+        """A key that both have, or None. Vectorised."""
+        positions = common_positions(self, other)
+        return other.key_at(int(positions[0])) if len(positions) else None
 
     def may_match(self, range: KeyRange, predicate: Predicate) -> bool:
         """May a row within `range` satisfy `predicate`? Decided by key ranges and statistics alone."""

@@ -58,12 +58,14 @@ class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
     @property
     def first(self) -> Key:
         """The smallest key."""
-        return self.chunks[0].first
+        key: Key = self.chunks[0].first
+        return key
 
     @property
     def last(self) -> Key:
         """The largest key."""
-        return self.chunks[-1].last
+        key: Key = self.chunks[-1].last
+        return key
 
 
 def encode_meta(meta: SegmentMeta, table: Table) -> bytes:

@@ -13,16 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from khonsu_engine.columns.key_search import NO_POSITIONS, Positions
 from khonsu_engine.columns.segment import Segment
 from khonsu_engine.commands import Key, Row, Timestamp
 from khonsu_engine.errors import CorruptDatabase
 
-__all__ = ["NO_POSITIONS", "Positions", "SegmentView", "decode_dead", "encode_dead"]
-
-Positions = np.ndarray[Any, np.dtype[np.int64]]
-
-NO_POSITIONS: Positions = np.zeros(0, np.int64)
-NO_POSITIONS.flags.writeable = False
+__all__ = ["SegmentView", "decode_dead", "encode_dead"]
 
 
 class SegmentView:

@@ -54,9 +54,8 @@ def integer_keys(table: Table, keys: pa.Table) -> np.ndarray[Any, Any] | None:
 
 
 def _integers(chunk: pa.Array) -> np.ndarray[Any, Any]:
-    if pa.types.is_timestamp(chunk.type):
-        chunk = chunk.cast(pa.int64())
-    return chunk.to_numpy()
+    numbers: np.ndarray[Any, Any] = (chunk.cast(pa.int64()) if pa.types.is_timestamp(chunk.type) else chunk).to_numpy()
+    return numbers
 
 
 def _sort_indices(keys: pa.Table) -> pa.Array:

@@ -31,8 +31,8 @@ PRUNED: Final = Pruned.PRUNED
 it takes a fresh timestamp and starts again."""
 
 
-class SnapshotPruned(Exception):  # noqa: N818 — a signal to start again, never shown to anybody
-    """`PRUNED` for readers of many rows (`TableVersion.rows`)."""
+class SnapshotPruned(Exception):
+    """`PRUNED` for readers of many rows (`TableVersion.rows`): a signal to start again, never shown to anybody."""
 
 
 class Version(msgspec.Struct, gc=False):

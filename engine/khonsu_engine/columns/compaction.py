@@ -1,0 +1,170 @@
+"""Fewer segments from many: merging those that overlap, are small, or are mostly dead.
+
+Driven by maintenance: `choose` says what is worth merging (or that nothing is), `Compaction.write` merges outside every latch,
+`finish` exchanges the segments under the commit latch. The memtable is not touched. Dead rows are left behind: whoever pins the new
+table version reads above their end. `__ts` goes where no snapshot can tell the difference any more.
+
+A merge goes through the key space in parts of about one segment, so its memory does not grow with the table; sorting and copying
+are Arrow's and NumPy's, which let other threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from khonsu_engine.columns.build import Span, write_segments
+from khonsu_engine.columns.key_order import in_order, order_of
+from khonsu_engine.columns.key_search import chunks_between
+from khonsu_engine.columns.segment import Segment, segment_schema
+from khonsu_engine.columns.segment_view import SegmentView
+from khonsu_engine.columns.sorting import sort_batches
+from khonsu_engine.columns.table_version import TableVersion
+from khonsu_engine.commands import Key, KeyRange, Timestamp
+from khonsu_engine.limits import Limits
+from khonsu_engine.protocols import Store
+
+__all__ = ["Compaction", "choose", "overlap_of"]
+
+DEAD_SHARE_MAX = 0.5
+SMALL_SHARE = 4
+"""A segment is small when it could be this many times as large."""
+
+
+def choose(version: TableVersion, limits: Limits) -> list[SegmentView]:
+    """The segments whose merge is due, none if all is well.
+
+    Due are segments more than half dead; else the smallest of those that cover one key, when more than `overlap_max` do; else
+    all small ones, when there are more of them than that."""
+    views = version.segments
+    dead = [view for view in views if len(view.dead) > DEAD_SHARE_MAX * view.segment.meta.rows]
+    if dead:
+        return dead[: limits.overlap_max]
+    covering = overlap_of(version)
+    if len(covering) > limits.overlap_max:
+        return _smallest(covering, len(covering) - limits.overlap_max + 1)
+    small = [view for view in views if view.live_rows * SMALL_SHARE <= limits.segment_rows_max]
+    return small if len(small) > limits.overlap_max else []
+
+
+def overlap_of(version: TableVersion) -> list[SegmentView]:
+    """The largest set of segments that all cover one key."""
+    order = order_of(version.table)
+
+    def ordered(key: Key) -> Any:
+        return key if order is None else order(key)
+
+    most: list[SegmentView] = []
+    open_here: list[SegmentView] = []
+    for view in sorted(version.segments, key=lambda view: ordered(view.segment.meta.first)):
+        first = ordered(view.segment.meta.first)
+        open_here = [other for other in open_here if ordered(other.segment.meta.last) >= first]
+        open_here.append(view)
+        if len(open_here) > len(most):
+            most = list(open_here)
+    return most
+
+
+def _smallest(views: Sequence[SegmentView], count: int) -> list[SegmentView]:
+    """The `count` smallest (at least 2), and the next larger ones as long as each is no larger than all before it."""
+    by_size = sorted(views, key=lambda view: view.live_rows)
+    chosen = by_size[: max(count, 2)]
+    total = sum(view.live_rows for view in chosen)
+    for view in by_size[len(chosen) :]:
+        if view.live_rows > total:
+            break
+        chosen.append(view)
+        total += view.live_rows
+    return chosen
+
+
+class Compaction:
+    """One merge of `views`, segments of `base`. `horizon`: the oldest timestamp anybody reads at."""
+
+    def __init__(self, base: TableVersion, views: Sequence[SegmentView], horizon: Timestamp) -> None:
+        self.base = base
+        self.views = tuple(views)
+        self.segments: list[Segment] = []
+        self._horizon = horizon
+        self._deletions: dict[Key, Timestamp] = {}
+
+    def write(self, store: Store, limits: Limits, new_name: Callable[[], str]) -> list[Segment]:
+        """Write the live rows of the segments as new ones. Raises StoreFailed: nothing is left behind then."""
+        span: Span = (
+            min(view.segment.meta.timestamp_min for view in self.views),
+            max(view.segment.meta.timestamp_max for view in self.views),
+        )
+        timestamps = span[0] < span[1] and span[1] > self._horizon
+        tables = self._merged(limits.segment_rows_max, timestamps)
+        self.segments = write_segments(store, self.base.table, tables, limits=limits, new_name=new_name, span=span, timestamps=timestamps)
+        for view in self.views:
+            still = view.dead_timestamps > self._horizon
+            for position, timestamp in zip(view.dead[still].tolist(), view.dead_timestamps[still].tolist(), strict=True):
+                key = view.segment.key_at(position)
+                self._deletions[key] = max(timestamp, self._deletions.get(key, 0))
+        return self.segments
+
+    def _merged(self, rows: int, timestamps: bool) -> Iterator[pa.Table]:
+        """The live rows as tables that follow each other in key order, each of about `rows` rows."""
+        schema = segment_schema(self.base.table, timestamps)
+        for part in self._parts(rows):
+            batches = [batch for view in self.views for batch in _live_batches(view, part, schema)]
+            if batches:
+                yield sort_batches(self.base.table, batches, schema)
+
+    def _parts(self, rows: int) -> Iterator[KeyRange]:
+        """The key space cut at first keys of chunks into parts of about `rows` rows."""
+        order = order_of(self.base.table)
+        sizes = {chunk.first: 0 for view in self.views for chunk in view.segment.meta.chunks}
+        for view in self.views:
+            for chunk in view.segment.meta.chunks:
+                sizes[chunk.first] += chunk.rows
+        low: Any = None
+        count = 0
+        for first in in_order(sizes, order):
+            if count and count + sizes[first] > rows:
+                yield KeyRange(low, first, True, False)
+                low, count = first, 0
+            count += sizes[first]
+        yield KeyRange(low, None)
+
+    def finish(self, current: TableVersion) -> TableVersion | None:
+        """The table version after the merge. Under the commit latch; short.
+
+        None: the segments are not what they were (flush, TRUNCATE); the files written are of no use then."""
+        replaced = {id(view) for view in self.views}
+        others = [view for view in current.segments if id(view) not in replaced]
+        if len(others) != len(current.segments) - len(self.views):
+            return None
+        return current.replaced(
+            (*others, *(SegmentView(segment) for segment in self.segments)), deleted=self._deleted(current.deleted), settled=self._horizon
+        )
+
+    def _deleted(self, known: Mapping[Key, Timestamp]) -> Mapping[Key, Timestamp]:
+        return {**known, **{key: max(at, known.get(key, 0)) for key, at in self._deletions.items()}} if self._deletions else known
+
+
+def _live_batches(view: SegmentView, part: KeyRange, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The live rows of one segment within `part`, with the columns of `schema`."""
+    segment = view.segment
+    start, stop = segment.bounds(part)
+    live = view.live_mask(start, stop)
+    for number in chunks_between(segment, start, stop):
+        offset = number * segment.meta.chunk_rows
+        batch = segment.chunk(number).batch
+        low, high = max(start, offset), min(stop, offset + batch.num_rows)
+        batch = _with_timestamps(segment, batch, schema).slice(low - offset, high - low)
+        mask = live[low - start : high - start]
+        yield batch if mask.all() else batch.filter(pa.array(mask))
+
+
+def _with_timestamps(segment: Segment, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """`batch` with or without `__ts`, as `schema` has it."""
+    arrays = batch.columns[: len(segment.table.columns)]
+    if len(schema) > len(arrays):
+        known = segment.meta.timestamps
+        arrays.append(batch.columns[-1] if known else pa.array(np.full(batch.num_rows, segment.meta.timestamp_max, np.int64)))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
