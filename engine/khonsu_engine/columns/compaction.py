@@ -26,40 +26,47 @@ from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.commands import Key, KeyRange, Timestamp
 from khonsu_engine.limits import Limits
 from khonsu_engine.protocols import Store
+from khonsu_engine.schema.catalog import Table
 
-__all__ = ["Compaction", "choose", "overlap_of"]
+__all__ = ["Compaction", "choose"]
 
 DEAD_SHARE_MAX = 0.5
 SMALL_SHARE = 4
 """A segment is small when it could be this many times as large."""
 
 
-def choose(version: TableVersion, limits: Limits) -> list[SegmentView]:
-    """The segments whose merge is due, none if all is well.
+def choose(version: TableVersion, limits: Limits, horizon: Timestamp, upto: Timestamp) -> Compaction | None:
+    """The merge that is due, or None.
 
-    Due are segments more than half dead; else the smallest of those that cover one key, when more than `overlap_max` do; else
-    all small ones, when there are more of them than that."""
-    views = version.segments
+    `horizon`: the oldest timestamp anybody reads at. `upto`: segments with anything committed above it are left alone (they are
+    not part of the checkpoint being made). Due are segments more than half dead; else the smallest of those that cover one key,
+    when more than `overlap_max` do; else all small ones, when there are more of them than that."""
+    views = [view for view in version.segments if view.segment.meta.timestamp_max <= upto]
+    chosen = _due(version.table, views, limits)
+    return Compaction(version, chosen, horizon, upto) if chosen else None
+
+
+def _due(table: Table, views: Sequence[SegmentView], limits: Limits) -> Sequence[SegmentView]:
     dead = [view for view in views if len(view.dead) > DEAD_SHARE_MAX * view.segment.meta.rows]
     if dead:
         return dead[: limits.overlap_max]
-    covering = overlap_of(version)
+    covering = _overlap(table, views)
     if len(covering) > limits.overlap_max:
         return _smallest(covering, len(covering) - limits.overlap_max + 1)
     small = [view for view in views if view.live_rows * SMALL_SHARE <= limits.segment_rows_max]
-    return small if len(small) > limits.overlap_max else []
+    return small if len(small) > limits.overlap_max else ()
 
 
-def overlap_of(version: TableVersion) -> list[SegmentView]:
+def _overlap(table: Table, views: Sequence[SegmentView]) -> list[SegmentView]:
     """The largest set of segments that all cover one key."""
-    order = order_of(version.table)
+    order = order_of(table)
 
     def ordered(key: Key) -> Any:
         return key if order is None else order(key)
 
     most: list[SegmentView] = []
     open_here: list[SegmentView] = []
-    for view in sorted(version.segments, key=lambda view: ordered(view.segment.meta.first)):
+    for view in sorted(views, key=lambda view: ordered(view.segment.meta.first)):
         first = ordered(view.segment.meta.first)
         open_here = [other for other in open_here if ordered(other.segment.meta.last) >= first]
         open_here.append(view)
@@ -82,13 +89,14 @@ def _smallest(views: Sequence[SegmentView], count: int) -> list[SegmentView]:
 
 
 class Compaction:
-    """One merge of `views`, segments of `base`. `horizon`: the oldest timestamp anybody reads at."""
+    """One merge of `views`, segments of `base`; `horizon` and `upto` as for `choose`."""
 
-    def __init__(self, base: TableVersion, views: Sequence[SegmentView], horizon: Timestamp) -> None:
+    def __init__(self, base: TableVersion, views: Sequence[SegmentView], horizon: Timestamp, upto: Timestamp) -> None:
         self.base = base
         self.views = tuple(views)
         self.segments: list[Segment] = []
         self._horizon = horizon
+        self._upto = upto
         self._deletions: dict[Key, Timestamp] = {}
 
     def write(self, store: Store, limits: Limits, new_name: Callable[[], str]) -> list[Segment]:
@@ -140,7 +148,7 @@ class Compaction:
         if len(others) != len(current.segments) - len(self.views):
             return None
         return current.replaced(
-            (*others, *(SegmentView(segment) for segment in self.segments)), deleted=self._deleted(current.deleted), settled=self._horizon
+            (*others, *(SegmentView(segment) for segment in self.segments)), deleted=self._deleted(current.deleted), settled=self._upto
         )
 
     def _deleted(self, known: Mapping[Key, Timestamp]) -> Mapping[Key, Timestamp]:
