@@ -21,6 +21,7 @@ from khonsu_engine.commands import Commit, Committed, Effect, Outcome, Refusal, 
 from khonsu_engine.errors import CommitOutcomeUnknown, EngineClosed, EngineError, StoreFailed
 from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
 from khonsu_engine.mvcc.clock import next_timestamp
+from khonsu_engine.mvcc.horizon import Readers
 from khonsu_engine.protocols import Store
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
 from khonsu_engine.storage import keys, log
@@ -84,10 +85,10 @@ class _Pending:
 class Committer:
     """The one place where commits get their order."""
 
-    def __init__(self, state: State, store: Store, limits: Limits, synchronous: Synchronous, horizon: Callable[[], Timestamp]) -> None:
+    def __init__(self, state: State, store: Store, limits: Limits, synchronous: Synchronous, readers: Callable[[], Readers]) -> None:
         self.latch = threading.Lock()
         self.state = state
-        self.horizon: Timestamp = 0
+        self._readers = Readers(0, ())
         self.failure: Exception | None = None
         self.log_bytes = 0
         self.log_files: dict[str, int] = {}
@@ -95,7 +96,7 @@ class Committer:
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
         self.due = False
-        self._horizon_now = horizon
+        self._readers_now = readers
         self._store = store
         self._limits = limits
         self._logged = store.durable
@@ -136,8 +137,6 @@ class Committer:
             else:
                 ticket = CommitTicket(outcome.timestamp, outcome)
                 self._waiting.append(ticket)
-            if self.log_bytes > self._limits.checkpoint_bytes or self.commits - self.checkpointed > self._limits.checkpoint_commits:
-                self.due = True
         self._wake()
         if self.due:
             self.on_due()
@@ -161,9 +160,10 @@ class Committer:
 
     def _prevalidate(self, command: Commit) -> Timestamp | Refusal:
         """Validate against everything published so far outside the latch; return up to where."""
-        work = len(command.predicates) + sum(len(part) for part in command.reads.values()) + sum(map(len, command.writes.values()))
-        if work < PREVALIDATE_READS_MIN and not command.predicates and not command.bulk:
-            return 0
+        if not command.predicates and not command.bulk and not command.guards:
+            keys_read = max(map(len, command.reads.values()), default=0)
+            if max(keys_read, 0, *map(len, command.writes.values())) < PREVALIDATE_READS_MIN:
+                return 0
         floor = self.state.published
         return validate(self.state, command) or max(floor, command.read_timestamp)
 
@@ -225,18 +225,30 @@ class Committer:
 
     def _trim(self, effects: tuple[Effect, ...]) -> None:
         """Drop what no snapshot needs: old versions of the rows just written, old entries of the change lists."""
-        horizon = self.horizon
-        state = self.state
-        limits = self._limits
+        tables = self.state.tables
+        newest, active = self._readers.newest, self._readers.active
         for effect in effects:
-            memtable = state.tables[effect.table].memtable
+            memtable = tables[effect.table].memtable
+            chains, prune = memtable.chains, memtable.prune
             for _, key, _, _ in effect.rows:
-                memtable.prune(key, horizon)
+                if chains[key].older is not None:
+                    prune(key, newest, active)
+        if self.commits & 15 == 0:
+            self._look_after(effects)
+
+    def _look_after(self, effects: tuple[Effect, ...]) -> None:
+        """Every 16 commits: shorten the change lists of these tables, notice full memtables and a long log."""
+        state, limits = self.state, self._limits
+        horizon = self._readers.active[0] if self._readers.active else self._readers.newest
+        for number in {effect.table for effect in effects}:
+            listed = state.changes.get(number, ())
+            if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
+                state.changes[number] = list(listed[len(listed) // 2 :])
+            memtable = state.tables[number].memtable
             if len(memtable.log) > limits.memtable_versions_max or memtable.size_bytes > limits.memtable_bytes_max:
                 self.due = True
-            listed = state.changes[effect.table]
-            if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
-                state.changes[effect.table] = listed[len(listed) // 2 :]
+        if self.log_bytes > limits.checkpoint_bytes or self.commits - self.checkpointed > limits.checkpoint_commits:
+            self.due = True
 
     def _refuse_if_failed(self) -> None:
         if self.failure is not None:
@@ -304,7 +316,7 @@ class Committer:
         state.durable_mark = (state.index, state.last_hash, state.published)
         state.durable = state.published
         if self.commits & 31 == 0:
-            self.horizon = self._horizon_now()
+            self._readers = self._readers_now()
 
     def _wake(self) -> None:
         if self._thread is not None and not self._signalled:
@@ -344,7 +356,7 @@ class Committer:
             self.syncs += 1
             state.durable_mark = mark
             state.durable = mark[2]
-            self.horizon = self._horizon_now()
+            self._readers = self._readers_now()
         for ticket in waiting:
             ticket.answer(self.failure)
 

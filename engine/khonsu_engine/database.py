@@ -22,7 +22,7 @@ from khonsu_engine.errors import CannotConnect, EngineClosed
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
-from khonsu_engine.mvcc.horizon import Snapshots
+from khonsu_engine.mvcc.horizon import Readers, Snapshots
 from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
 from khonsu_engine.state_machine import State
@@ -56,7 +56,7 @@ class Database:
         self._last_file = 0
         recovered = recovery.recover(store)
         self.state: State = recovered.state
-        self.committer = Committer(self.state, store, limits, synchronous, self.horizon)
+        self.committer = Committer(self.state, store, limits, synchronous, self._readers)
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
@@ -117,6 +117,12 @@ class Database:
         """A transaction that read at `timestamp` has ended."""
         with self._snapshot_latch:
             self._snapshots.release(timestamp)
+
+    def _readers(self) -> Readers:
+        with self._snapshot_latch:
+            while self.abandoned:
+                self._snapshots.release(self.abandoned.popleft())
+            return self._snapshots.readers(self.state.durable)
 
     def horizon(self) -> Timestamp:
         """The oldest timestamp anybody reads at, or will."""

@@ -101,7 +101,7 @@ class Maintenance:
             self._retire()
             self._flush(mark[2])
             self._retire()
-            self._compact()
+            self._compact(mark[2])
             self._forget_dropped(mark[2])
             self._retire()
             if database.store.durable:
@@ -140,12 +140,12 @@ class Maintenance:
         self._database.committer.swap(change)
         return done
 
-    def _compact(self) -> None:
+    def _compact(self, timestamp: Timestamp) -> None:
         database = self._database
         for number in list(database.state.tables):
             while not self._stopping.is_set():
                 version = database.state.tables.get(number)
-                plan = None if version is None else compaction.choose(version, database.limits, database.horizon(), database.state.durable)
+                plan = None if version is None else compaction.choose(version, database.limits, database.horizon(), timestamp)
                 if plan is None:
                     break
                 plan.write(database.store, database.limits, database.new_file_name)

@@ -227,8 +227,8 @@ def _install_bulk(state: State, part: Bulk, timestamp: Timestamp) -> None:
     if not (listed and isinstance(listed[-1], BulkChange) and listed[-1].timestamp == timestamp):
         listed.append(BulkChange(timestamp, part.segments, part.truncate))
     current = state.tables[part.table]
-    if not part.segments or all(view.segment is not part.segments[0] for view in current.segments):
-        state.tables = {**state.tables, part.table: current.with_bulk(part.segments, timestamp, truncate=part.truncate)}
+    grown = current.with_bulk(part.segments, timestamp, truncate=part.truncate, settled=state.durable)
+    state.tables = {**state.tables, part.table: grown}
 
 
 def apply(state: State, record: Record, bulk: tuple[Bulk, ...] = ()) -> Outcome | None:

@@ -148,6 +148,17 @@ def test_a_large_scan_is_whole_both_ways(store: Store) -> None:
     assert everything(store, reverse=True) == expected[::-1]
 
 
+def test_the_bounds_of_a_scan_outlive_the_callers(store: Store) -> None:
+    """RocksDB reads the upper bound as long as the cursor lives; what it was made of is long gone then."""
+    for number in range(20):
+        store.put(b"L" + number.to_bytes(8, "big"), b"x" * 100)
+    for _ in range(50):
+        scan = store.scan(b"L" + (0).to_bytes(8, "big"), bytes((ord("L") + 1,)))
+        held = [bytes((number & 0x3F,)) * (8 + number % 48) for number in range(2_000)]
+        assert len(list(scan)) == 20
+        del held
+
+
 def test_writes_do_not_disturb_a_scan_that_has_begun(store: Store) -> None:
     fill(store, *(f"{number:04}" for number in range(500)))
     scan = store.scan(b"T", b"U")

@@ -6,7 +6,16 @@ which belongs to the database: this room has no thread. Invariant: `oldest` is n
 
 from __future__ import annotations
 
-__all__ = ["Snapshots"]
+import msgspec
+
+__all__ = ["Readers", "Snapshots"]
+
+
+class Readers(msgspec.Struct, frozen=True, gc=False):
+    """Who reads, as of one moment: `active`, the registered timestamps, ascending; a snapshot taken later is at `newest` or above."""
+
+    newest: int
+    active: tuple[int, ...]
 
 
 class Snapshots:
@@ -41,6 +50,6 @@ class Snapshots:
         """The oldest timestamp anybody reads at; `newest` (what a snapshot taken now would get) when nobody does."""
         return newest if self.oldest is None or self.oldest > newest else self.oldest
 
-    def active(self) -> list[int]:
-        """The registered timestamps, ascending."""
-        return sorted(self._counts)
+    def readers(self, newest: int) -> Readers:
+        """Who reads now, below `newest` (what a snapshot taken now would get)."""
+        return Readers(newest, tuple(sorted(timestamp for timestamp in self._counts if timestamp < newest)))

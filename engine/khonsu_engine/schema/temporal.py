@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 from khonsu_engine.errors import DatetimeOutOfRange
-from khonsu_engine.schema.values import Codec, identity, needs_cast, plain
+from khonsu_engine.schema.values import Codec, Converter, identity, needs_cast, plain
 
 __all__ = [
     "beyond",
@@ -195,10 +195,22 @@ def beyond(what: str) -> DatetimeOutOfRange:
     )
 
 
+def _in_calendar(canonical: Converter, value: Any, name: str) -> Any:
+    """`value` for a comparison: no text, and what lies beyond the calendar is greater or smaller than every value, not an error."""
+    if isinstance(value, str):
+        raise needs_cast(value, name)
+    try:
+        return canonical(value)
+    except DatetimeOutOfRange:
+        raise needs_cast(value, name) from None
+
+
 def zoned_codec() -> Codec:
     """TIMESTAMPTZ: aware datetimes in UTC."""
 
-    def exact(value: Any) -> Any:
+    def canonical(value: Any) -> Any:
+        if isinstance(value, str):
+            value = _parsed(datetime.fromisoformat, _ZONED_TEXT, value, "TIMESTAMPTZ")
         value = plain(value)
         if value is None:
             return None
@@ -208,10 +220,8 @@ def zoned_codec() -> Codec:
             value = _to_utc(value)
         return value
 
-    def canonical(value: Any) -> Any:
-        if isinstance(value, str):
-            value = _parsed(datetime.fromisoformat, _ZONED_TEXT, value, "TIMESTAMPTZ")
-        return exact(value)
+    def exact(value: Any) -> Any:
+        return _in_calendar(canonical, value, "TIMESTAMPTZ")
 
     return Codec(canonical, exact, identity, _zoned_to_log, zoned_of)
 
@@ -244,7 +254,11 @@ def zoned_of(microseconds: int | None) -> datetime | None:
 def nanoseconds_codec() -> Codec:
     """TIMESTAMP_NS: an int of nanoseconds since 1970; the driver returns `numpy.datetime64` (datetime has no nanoseconds)."""
 
-    def exact(value: Any) -> Any:
+    def canonical(value: Any) -> Any:
+        if isinstance(value, str):
+            if _DATE_TEXT.match(value):
+                value += " 00:00:00"
+            value = _parsed(datetime.fromisoformat, _TIMESTAMP_TEXT, value, "TIMESTAMP_NS")
         value = plain(value)
         if value is None:
             return None
@@ -253,12 +267,8 @@ def nanoseconds_codec() -> Codec:
             raise DatetimeOutOfRange("TIMESTAMP_NS holds the years 1677 to 2262 only", hint="Use TIMESTAMP (microseconds).")
         return nanoseconds
 
-    def canonical(value: Any) -> Any:
-        if isinstance(value, str):
-            if _DATE_TEXT.match(value):
-                value += " 00:00:00"
-            value = _parsed(datetime.fromisoformat, _TIMESTAMP_TEXT, value, "TIMESTAMP_NS")
-        return exact(value)
+    def exact(value: Any) -> Any:
+        return _in_calendar(canonical, value, "TIMESTAMP_NS")
 
     return Codec(canonical, exact, _nanoseconds_to_python, identity, identity)
 

@@ -2,7 +2,8 @@
 
 Called by `sql_type` only. Text is any Unicode without NUL and without lone surrogates (22021, as PostgreSQL; DuckDB would take
 NUL). `VARCHAR(n)` is enforced as in PostgreSQL: at most n characters, of which trailing blanks beyond n are cut.
-JSON is the text itself, never re-formatted; dicts, lists and numbers become compact JSON text.
+JSON is the text itself, never re-formatted; dicts, lists and integers become compact
+JSON text (how a float is spelled is DuckDB's affair).
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def json_text() -> Codec:
                 return None
             case str():
                 return _checked_json(value)
-            case bool() | int() | float() | list() | tuple() | dict():
+            case bool() | int() | list() | tuple() | dict():
                 return _json_of(value)
         raise needs_cast(value, "JSON")
 

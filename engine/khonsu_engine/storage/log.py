@@ -138,11 +138,6 @@ def write_ahead(store: Store, transaction_id: TransactionId, body: Body) -> Body
     return _body(_encode(_FileBody(name, len(body), body.hash)))
 
 
-def body_name(transaction_id: TransactionId) -> str:
-    """The file in which `write_ahead` puts that transaction's body."""
-    return f"body-{transaction_id.hex()}"
-
-
 def seal(
     kind: int,
     body: Body,

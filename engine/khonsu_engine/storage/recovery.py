@@ -45,6 +45,8 @@ def recover(store: Store) -> Recovered:
     recovered = Recovered(state, checkpoint, {})
     for index, raw in _records(store, state.index):
         _replay(store, recovered, index, raw)
+    if store.get(keys.log_key(state.index + 1)) is not None:
+        raise CorruptDatabase(f"the log could not be read beyond record {state.index}, but record {state.index + 1} is there")
     _sweep(store, recovered)
     store.sync()
     state.durable = state.published

@@ -116,7 +116,7 @@ class RocksStore:
             cursor.seek_to_last() if reverse else cursor.seek(start)
         except Exception as error:
             raise self._translated(error) from error
-        scan = Scan(cursor, start, reverse, self._reading, self._check_open, self._translated)
+        scan = Scan(cursor, bounds, start, reverse, self._reading, self._check_open, self._translated)
         self._scans.add(scan)
         return scan
 

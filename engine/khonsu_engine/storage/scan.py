@@ -36,14 +36,17 @@ class Scan:
     def __init__(
         self,
         cursor: Cursor,
+        bounds: object,
         start: bytes,
         reverse: bool,
         reading: threading.Lock,
         check: Callable[[], None],
         translated: Callable[[Exception], EngineError],
     ) -> None:
-        """`check` raises EngineClosed when the store is closed."""
+        """`check` raises EngineClosed when the store is closed. `bounds`: the options the cursor was made with, whose memory it
+        goes on reading: without them it ends anywhere."""
         self.cursor: Cursor | None = cursor
+        self._bounds = bounds
         self._start = start
         self._reverse = reverse
         self._reading = reading
