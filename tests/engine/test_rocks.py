@@ -176,6 +176,26 @@ def test_an_interrupted_creation_is_finished_by_the_next(tmp_path: Path, done: s
     store.close()
 
 
+DIE_AT = """
+import os, sys
+from pathlib import Path
+from khonsu_engine.storage import directory, files, rocks
+
+owner, name = {"open": (rocks, "_open"), "files": (files.FileSet, "create"), "ready": (directory.Claim, "ready")}[sys.argv[2]]
+setattr(owner, name, lambda *rest: os.kill(os.getpid(), 9))
+rocks.RocksStore(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("stage", ["open", "files", "ready"])
+def test_a_process_killed_while_it_makes_a_database_leaves_one_to_be_finished(tmp_path: Path, stage: str) -> None:
+    assert python(DIE_AT, tmp_path / "db", stage).returncode == -9
+    with pytest.raises(CannotConnect, match="never finished"):
+        RocksStore(tmp_path / "db", create=False)
+    RocksStore(tmp_path / "db").close()
+    RocksStore(tmp_path / "db", create=False).close()
+
+
 @pytest.mark.parametrize("part", ["rocks", "rocks/CURRENT", "files"])
 def test_a_database_that_lost_a_part_is_not_made_anew(store: RocksStore, part: str) -> None:
     store.put(b"Ta", b"1")
