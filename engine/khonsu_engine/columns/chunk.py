@@ -122,7 +122,8 @@ def _text_searches(array: pa.Array, kind: str, key_at: Callable[[int], Any]) -> 
         wanted = encode(key)
         at = block.find(wanted)
         while at >= 0:
-            i = bisect_left(offsets, begin + at, start, stop)
+            # The last row that begins here: an empty key, always the first one of all, may begin at the same place.
+            i = bisect_right(offsets, begin + at, start, stop) - 1 if wanted else start
             if offsets[i] == begin + at and offsets[i + 1] - offsets[i] == len(wanted):
                 return i
             at = block.find(wanted, at + 1)
