@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from khonsu_sql.retry import RetryReport
     from khonsu_sql.rows import RowFactory
     from khonsu_sql.session import Parameters
+    from khonsu_sql.table_description import TableDescription
 
 __all__ = ["Connection", "connect"]
 
@@ -133,6 +134,11 @@ class Connection:
     def executemany(self, sql: str, seq_of_parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Cursor:
         """`cursor().executemany(…)`."""
         return self.cursor().executemany(sql, seq_of_parameters)
+
+    def tables(self) -> tuple[TableDescription, ...]:
+        """The tables this connection sees now, with columns, keys and checks; in a transaction, its own DDL included."""
+        with self._lock:
+            return self._open_session().tables()
 
     def cancel(self) -> None:
         """Cancel the statement that runs now, if any; it raises `QueryCanceled`. From any thread."""

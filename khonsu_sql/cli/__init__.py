@@ -1,0 +1,1 @@
+"""The shell `khonsu`. Uses the public surface of `khonsu_sql` only."""

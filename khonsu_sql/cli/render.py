@@ -81,14 +81,13 @@ def width(text: str) -> int:
     """Columns of a terminal that `text` takes: wide letters take two, combining marks none."""
     if text.isascii():
         return len(text)
-    return sum(
-        0
-        if unicodedata.combining(letter) or unicodedata.category(letter) == "Cf"
-        else 2
-        if unicodedata.east_asian_width(letter) in "WF"
-        else 1
-        for letter in text
-    )
+    return sum(map(_letter_width, text))
+
+
+def _letter_width(letter: str) -> int:
+    if unicodedata.combining(letter) or unicodedata.category(letter) == "Cf":
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def _pad(text: str, columns: int, right: bool) -> str:

@@ -129,12 +129,15 @@ def test_errors_show_the_place() -> None:
 
 
 def test_transactions_across_statements() -> None:
-    script = f"{BANK}\nBEGIN;\nINSERT INTO accounts VALUES (1, 'a', 1);\nROLLBACK;\nBEGIN; DELETE FROM accounts; COMMIT;\nSELECT count(*) AS n FROM accounts;"
-    assert khonsu(script=script).output == "CREATE TABLE\nBEGIN\nINSERT 0 1\nROLLBACK\nBEGIN\nDELETE 0\nCOMMIT\n n \n---\n 0\n(1 row)\n\n"
+    first = f"{BANK}\nBEGIN;\nINSERT INTO accounts VALUES (1, 'a', 1);\nROLLBACK;\n"
+    second = "BEGIN; DELETE FROM accounts; COMMIT;\nSELECT count(*) AS n FROM accounts;"
+    tags = "CREATE TABLE\nBEGIN\nINSERT 0 1\nROLLBACK\nBEGIN\nDELETE 0\nCOMMIT\n"
+    assert khonsu(script=first + second).output == tags + " n \n---\n 0\n(1 row)\n\n"
 
 
 def test_tables_are_listed_and_described() -> None:
-    table = 'CREATE TABLE "Seats" (flight VARCHAR, seat INTEGER, who VARCHAR UNIQUE, PRIMARY KEY (flight, seat), CONSTRAINT low CHECK (seat > 0));'
+    columns = "flight VARCHAR, seat INTEGER, who VARCHAR UNIQUE"
+    table = f'CREATE TABLE "Seats" ({columns}, PRIMARY KEY (flight, seat), CONSTRAINT low CHECK (seat > 0));'
     done = khonsu(script=f"\\d\n{BANK}\n{table}\nCREATE TABLE notes (x TEXT);\n\\dt\n\\d accounts\n\\d main.SEATS\n\\d notes\n\\d nothere")
     described = done.output.partition("(3 rows)\n\n")[2].split("\n\n")
     assert "accounts" in done.output and "Seats" in done.output

@@ -1,0 +1,1 @@
+"""Types, tables and the catalog of one snapshot: what rows look like."""

@@ -1,0 +1,1 @@
+"""Stores, keys, the log, checkpoint and recovery: what survives the process."""
