@@ -12,7 +12,7 @@ STAMP   = $(VENV)/.installed
 
 help:
 	@echo "make demo       real data, colliding bookings, kill -9: about a minute"
-	@echo "make test       the tests (make test-deep, make soak: the long ones)"
+	@echo "make test       the tests (make test-deep, make soak: the long ones, with fresh seeds)"
 	@echo "make bench      side by side with sqlite3, DuckDB and PostgreSQL"
 	@echo "make lint       ruff and mypy --strict"
 
@@ -37,7 +37,7 @@ test-deep: $(STAMP)
 	$(PYTEST) -m "deep and not timing" tests $(ARGS)
 
 soak: $(STAMP)
-	$(VENV)/bin/python -m tests.soak $(ARGS)
+	KHONSU_KILLS=1000 KHONSU_SEED=$$(date +%s) $(PYTEST) -m deep tests $(ARGS)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks $(ARGS)
