@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from khonsu_engine.columns.build import write_segments
+from khonsu_engine.columns.key_search import common_key
 from khonsu_engine.columns.segment import Segment, encode_meta, segment_schema
 from khonsu_engine.columns.sorting import find_duplicate, sort_batches
 from khonsu_engine.commands import Bulk, BulkFile
@@ -58,7 +59,8 @@ class BulkWriter:
     def _refuse_duplicates(
         self, transaction: LocalTransaction, table: Table, segment: Segment, earlier: list[Segment], truncate: bool
     ) -> None:
-        key = next((found for found in map(segment.common_key, earlier) if found is not None), None)
+        shared = (common_key(segment, other) for other in earlier)
+        key = next((found for found in shared if found is not None), None)
         if key is None and not truncate:
             key = transaction.conflicting_key(table.id, segment)
         if key is not None:

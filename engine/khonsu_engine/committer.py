@@ -17,22 +17,42 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from khonsu_engine.commands import Commit, Committed, Effect, Outcome, Refusal, Reserved, TableId, Timestamp, TransactionId
+from khonsu_engine.columns.version import PRUNED
+from khonsu_engine.commands import (
+    Bulk,
+    Commit,
+    Committed,
+    Effect,
+    Key,
+    Operation,
+    Outcome,
+    Refusal,
+    Reserved,
+    Row,
+    TableId,
+    Timestamp,
+    TransactionId,
+)
 from khonsu_engine.errors import CommitOutcomeUnknown, EngineClosed, EngineError, StoreFailed
 from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
 from khonsu_engine.mvcc.clock import next_timestamp
 from khonsu_engine.mvcc.horizon import Readers
 from khonsu_engine.protocols import Store
+from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
 from khonsu_engine.storage import keys, log
 
-__all__ = ["CommitTicket", "Committer", "Synchronous"]
+__all__ = ["CommitTicket", "Committer", "StaleTable", "Synchronous"]
 
 PREVALIDATE_READS_MIN = 64
 CHANGES_TRIM = 512
 
 Synchronous = str
 """full: a commit is told when it is synced. normal: synced within `sync_delay_seconds`. off: synced at close."""
+
+
+class StaleTable(Exception):
+    """`write_point` cannot do it: the table was changed meanwhile, or the row is too large."""
 
 
 class CommitTicket:
@@ -85,7 +105,15 @@ class _Pending:
 class Committer:
     """The one place where commits get their order."""
 
-    def __init__(self, state: State, store: Store, limits: Limits, synchronous: Synchronous, readers: Callable[[], Readers]) -> None:
+    def __init__(
+        self,
+        state: State,
+        store: Store,
+        limits: Limits,
+        synchronous: Synchronous,
+        readers: Callable[[], Readers],
+        new_id: Callable[[bytes], TransactionId],
+    ) -> None:
         self.latch = threading.Lock()
         self.state = state
         self._readers = Readers(0, ())
@@ -95,6 +123,7 @@ class Committer:
         self.commits = self.checkpointed = self.syncs = 0
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
+        self._new_id = new_id
         self.due = False
         self._readers_now = readers
         self._store = store
@@ -116,31 +145,92 @@ class Committer:
 
         Raises StoreFailed (nothing happened). After a BaseException from elsewhere (Ctrl-C) `outcome` tells how it ended."""
         body, flags = self._encode(command, effects)
+        try:
+            result = self._sequence(command, effects, body, flags)
+        except StoreFailed:
+            self._discard_body(command, flags)
+            raise
+        if isinstance(result, Refusal):
+            self._discard_body(command, flags)
+        else:
+            self._wake()
+        return result
+
+    def _sequence(
+        self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int
+    ) -> Outcome | CommitTicket | Refusal:
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):
-            return floor
+            return self._counted(floor)
         with self.latch:
             self._settle()
             self._refuse_if_failed()
             refusal = validate(self.state, command, floor)
             if refusal is not None:
-                self.conflicts[refusal.rule] = self.conflicts.get(refusal.rule, 0) + 1
-                return refusal
-            self._pending = self._stamp(command, effects, body, flags)
+                return self._counted(refusal)
+            self._pending = self._stamp(command.transaction_id, effects, command.bulk, body, flags)
             outcome = self._settle()
             if command.bulk or flags:
                 self._note_files(command, outcome.index)
-            self._trim(effects)
-            ticket = None
-            if self._instant:
-                self._advance()
-            else:
-                ticket = CommitTicket(outcome.timestamp, outcome)
-                self._waiting.append(ticket)
+            return self._sequenced(effects, outcome) or outcome
+
+    def _counted(self, refusal: Refusal) -> Refusal:
+        self.conflicts[refusal.rule] = self.conflicts.get(refusal.rule, 0) + 1
+        return refusal
+
+    def _discard_body(self, command: Commit, flags: int) -> None:
+        """The large body of a commit that did not happen."""
+        if flags and self.failure is None:
+            self._store.remove_file(log.body_name(command.transaction_id))
+
+    def write_point(
+        self, table: Table, key: Key, change: Callable[[Row | None], Row | None], name: bytes
+    ) -> tuple[bool, CommitTicket | None]:
+        """A transaction of one write to one key, as one step: read the newest row, change it, commit. It never conflicts.
+
+        `change`: the row (None: absent) -> the new one (None: delete), or the very same for "nothing to do"; it runs under the
+        commit latch, so it computes in microseconds, waits for nothing, and may raise: then nothing happened. `name`: of the
+        connection. Returns whether the row changed, and a ticket for what is not durable yet: the commit, or what was read.
+        Raises StaleTable when `table` is no longer the table, or the row is too large for this way."""
+        with self.latch:
+            self._settle()
+            self._refuse_if_failed()
+            state = self.state
+            if state.catalog.by_id.get(table.id) is not table:
+                raise StaleTable
+            before = state.tables[table.id].get(key, state.published)
+            assert before is not PRUNED, "the newest version is never pruned"
+            row = change(before)
+            if row is before:
+                return False, self._unsynced()
+            operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
+            effects = (Effect(table.id, table.version, ((operation, key, row, before),)),)
+            body = log.encode_body(effects, (), {table.id: table}) if self._logged else log.NO_BODY
+            if len(body) > INLINE_BODY_BYTES_MAX:
+                raise StaleTable
+            self._pending = self._stamp(self._new_id(name), effects, (), body, 0)
+            ticket = self._sequenced(effects, self._settle())
         self._wake()
-        if self.due:
-            self.on_due()
-        return outcome if ticket is None else ticket
+        return True, ticket
+
+    def _sequenced(self, effects: tuple[Effect, ...], outcome: Outcome) -> CommitTicket | None:
+        """After the installation, still under the latch: tidy up, and queue for the sync."""
+        self._trim(effects)
+        if self._instant:
+            self._advance()
+            return None
+        ticket = CommitTicket(outcome.timestamp, outcome)
+        self._waiting.append(ticket)
+        return ticket
+
+    def _unsynced(self) -> CommitTicket | None:
+        """Under the latch: a ticket for everything published, None when it is durable."""
+        state = self.state
+        if state.durable >= state.published:
+            return None
+        ticket = CommitTicket(state.published, None)
+        self._waiting.append(ticket)
+        return ticket
 
     def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[log.Body, int]:
         """The record's body, made outside the latch; a large one is written ahead as a file and replaced by its name."""
@@ -167,13 +257,13 @@ class Committer:
         floor = self.state.published
         return validate(self.state, command) or max(floor, command.read_timestamp)
 
-    def _stamp(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int) -> _Pending:
+    def _stamp(
+        self, transaction_id: TransactionId, effects: tuple[Effect, ...], bulk: tuple[Bulk, ...], body: log.Body, flags: int
+    ) -> _Pending:
         index, timestamp = self._next()
-        transaction_id = command.transaction_id
-        bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
-        record = Committed(index, timestamp, transaction_id, effects, bulk)
+        record = Committed(index, timestamp, transaction_id, effects, tuple((part.table, part.truncate, part.files) for part in bulk))
         raw, digest = self._seal(log.COMMITTED, body, index, timestamp, transaction_id, flags)
-        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, command.bulk), raw, digest)
+        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest)
 
     def _next(self) -> tuple[int, Timestamp]:
         state = self.state
@@ -197,7 +287,7 @@ class Committer:
                     self.failure = error
                 self._pending = None
                 raise
-            except BaseException as interrupt:
+            except BaseException as interrupt:  # noqa: BLE001 — held back until the commit is whole
                 held = interrupt
         if held is not None:
             raise held
@@ -322,6 +412,8 @@ class Committer:
         if self._thread is not None and not self._signalled:
             self._signalled = True
             self._signal.release()
+        if self.due:
+            self.on_due()
 
     def start(self) -> None:
         """Start the sync thread where there is something to sync."""
@@ -350,7 +442,7 @@ class Committer:
         if self.failure is None:
             try:
                 self._store.sync()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 — whatever it is, what was appended is not durable
                 self.failure = error
         if self.failure is None:
             self.syncs += 1

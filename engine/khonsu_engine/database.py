@@ -56,7 +56,7 @@ class Database:
         self._last_file = 0
         recovered = recovery.recover(store)
         self.state: State = recovered.state
-        self.committer = Committer(self.state, store, limits, synchronous, self._readers)
+        self.committer = Committer(self.state, store, limits, synchronous, self._readers, self.new_transaction_id)
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
@@ -94,7 +94,12 @@ class Database:
         return self.state.catalog
 
     def begin(
-        self, isolation: Isolation = Isolation.SERIALIZABLE, *, read_only: bool = False, writes_first: bool = False, name: bytes | None = None
+        self,
+        isolation: Isolation = Isolation.SERIALIZABLE,
+        *,
+        read_only: bool = False,
+        writes_first: bool = False,
+        name: bytes | None = None,
     ) -> LocalTransaction:
         """Begin a transaction. It reads at the last durable commit, or with `writes_first` at the last published one.
 

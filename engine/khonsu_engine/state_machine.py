@@ -56,7 +56,8 @@ class State:
 
     `tables`: the newest table versions; the dict is replaced, never changed. `changes`: per table what was committed since
     the oldest snapshot. `catalogs`: newest first, as many as snapshots need. `published` >= `durable` are the two watermarks
-    (timestamps); `durable_mark` is (index, hash, timestamp) of the last durable commit, one value. `outcomes`: the last one of each connection, by its 8 bytes.
+    (timestamps); `durable_mark` is (index, hash, timestamp) of the last durable commit, one value.
+    `outcomes`: the last one of each connection, by its 8 bytes.
     """
 
     __slots__ = (
@@ -204,15 +205,16 @@ class Installation:
 def _install_definition(state: State, version: Version) -> None:
     """DDL: a table appears, changes, or goes. A dropped table's rows stay until no snapshot can see them (`committer.forget`)."""
     catalog = state.catalog
+    name: Any = version.key
     if catalog.timestamp == version.timestamp:
         known, rest = dict(catalog.tables), state.catalogs[1:]
     else:
         known, rest = dict(catalog.tables), state.catalogs
     if version.row is None:
-        known.pop(version.key, None)
+        known.pop(name, None)
     else:
         table = definition_of(version.row)
-        known[version.key] = table
+        known[name] = table
         added = {part.id: part for part in (table, *(table.index_table(index) for index in table.indexes))}
         missing = {number: TableVersion(part, (), Memtable(part)) for number, part in added.items() if number not in state.tables}
         state.tables = {**state.tables, **missing}

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from khonsu_engine.columns.key_search import common_key
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
+from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import (
     ALL_COLUMNS,
     EVERY_KEY,
@@ -165,14 +167,16 @@ class LocalTransaction:
                 return row
             if any(part.truncate for part in self._bulk.get(table, ())):
                 return None
-        return self._tables[table].get(key, self.read_timestamp)
+        found = self._tables[table].get(key, self.read_timestamp)
+        assert found is not PRUNED, "a registered snapshot is never pruned"
+        return found
 
     def _own_bulk_row(self, table: TableId, key: Key) -> Row | None:
         for part in self._bulk.get(table, ()):
             for segment in part.segments:
-                position = segment.find(key)
-                if position >= 0:
-                    return segment.row(position)
+                found: Row | None = segment.get(key)
+                if found is not None:
+                    return found
         return None
 
     def scan(
@@ -292,9 +296,9 @@ class LocalTransaction:
                 return key
         deleted = {key for key, write in own.items() if write.row is None}
         for other in own_segments:
-            key = segment.common_key(other)
-            if key is not None:
-                return key
+            shared = common_key(segment, other)
+            if shared is not None:
+                return shared
         return version.overlapping_key(segment, self.read_timestamp, deleted)
 
     # -- DDL ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from khonsu_engine.commands import Key, KeyRange
 if TYPE_CHECKING:
     from khonsu_engine.columns.segment import Segment
 
-__all__ = ["NO_POSITIONS", "Positions", "chunks_between", "common_positions", "find_many"]
+__all__ = ["NO_POSITIONS", "Positions", "chunks_between", "common_key", "common_positions", "find_many"]
 
 Numbers = np.ndarray[Any, Any]
 Positions = np.ndarray[Any, np.dtype[np.int64]]
@@ -86,6 +86,12 @@ def common_positions(segment: Segment, other: Segment) -> Positions:
         mask = pc.is_in(theirs.column(0), value_set=mine.column(0).combine_chunks())
         return np.flatnonzero(mask.to_numpy()) + start
     return _common_by_sort(mine, theirs) + start
+
+
+def common_key(segment: Segment, other: Segment) -> Key | None:
+    """A key that is in both, or None."""
+    positions = common_positions(segment, other)
+    return other.key_at(int(positions[0])) if len(positions) else None
 
 
 def _common_by_sort(mine: pa.Table, theirs: pa.Table) -> Positions:

@@ -2,8 +2,8 @@
 
 Called by `sql_type` only. Text is any Unicode without NUL and without lone surrogates (22021, as PostgreSQL; DuckDB would take
 NUL). `VARCHAR(n)` is enforced as in PostgreSQL: at most n characters, of which trailing blanks beyond n are cut.
-JSON is the text itself, never re-formatted; dicts, lists and integers become compact
-JSON text (how a float is spelled is DuckDB's affair).
+JSON is the text itself, never re-formatted; dicts, lists and integers become compact JSON text (how a float is spelled is
+DuckDB's affair).
 """
 
 from __future__ import annotations

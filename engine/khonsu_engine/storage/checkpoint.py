@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from khonsu_engine.columns.segment_view import SegmentView, encode_dead
 from khonsu_engine.columns.segment import encode_meta
+from khonsu_engine.columns.segment_view import SegmentView, encode_dead
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.commands import TableId, Timestamp
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Catalog
