@@ -82,7 +82,7 @@ class Maintenance:
                 else:
                     with self._busy:
                         self._remove_files()
-            except Exception as error:  # noqa: BLE001 — the thread must live; the reason is kept and logged
+            except Exception as error:
                 self.failure = error
                 logger.exception("background maintenance failed")
 
