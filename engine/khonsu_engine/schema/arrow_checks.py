@@ -17,7 +17,7 @@ from khonsu_engine.schema.arrow_bounds import check_bounds
 from khonsu_engine.schema.arrow_rows import arrow_array, arrow_schema
 from khonsu_engine.schema.sql_type import SqlType
 from khonsu_engine.schema.texts import shortened
-from khonsu_engine.schema.values import shown
+from khonsu_engine.schema.values import NeedsCast, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,14 +57,17 @@ def _conformed(sql_type: SqlType, column: Any, name: str, foreign: bool) -> Any:
 
 
 def _named(error: InvalidValue, name: str) -> InvalidValue:
-    """The same error, saying in which column."""
-    return type(error)(f"column {name!r}: {error.message}", detail=error.detail, hint=error.hint)
+    """The same error, saying in which column. There is no cast left to fall back on."""
+    error_class = InvalidValue if isinstance(error, NeedsCast) else type(error)
+    return error_class(f"column {name!r}: {error.message}", detail=error.detail, hint=error.hint)
 
 
 def _explained(error: Exception, sql_type: SqlType, column: Any, name: str) -> InvalidValue:
     text = str(error).partition("\n")[0][:200]
     if "UTF8" in text or "UTF-8" in text:
         return UnstorableText(f"column {name!r}: text is not valid UTF-8")
+    if "acceptable range" in text:
+        return DatetimeOutOfRange(f"column {name!r}: {text}")
     numeric = sql_type.is_integer or sql_type.kind in ("DECIMAL", "REAL")
     error_class = NumericOutOfRange if numeric and any(word in text for word in _RANGE_WORDS) else InvalidValue
     return error_class(f"column {name!r}: a value of Arrow type {column.type} is not a {sql_type.sql}", detail=text)

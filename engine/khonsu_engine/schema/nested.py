@@ -25,12 +25,11 @@ def list_codec(name: str, element: Codec) -> Codec:
     """T[]: a tuple; the driver returns a list."""
 
     def canonical(value: Any) -> Any:
+        value = plain(value)
         if value is None:
             return None
-        if type(value).__name__ == "ndarray":
-            value = value.tolist()
         if not isinstance(value, list | tuple):
-            raise needs_cast(plain(value), name)
+            raise needs_cast(value, name)
         _of_one_class(value, name)
         return tuple([element.canonical(part) for part in value])
 
@@ -56,6 +55,7 @@ def struct_codec(name: str, fields: tuple[tuple[str, Codec], ...]) -> Codec:
     expected = set(names)
 
     def canonical(value: Any) -> Any:
+        value = plain(value)
         if value is None:
             return None
         if not isinstance(value, Mapping) or value.keys() != expected:
@@ -87,6 +87,7 @@ def map_codec(name: str, key: Codec, item: Codec) -> Codec:
     """MAP: a tuple of (key, value) in the order given; the driver returns a dict (keys stay canonical where Python's cannot be hashed)."""
 
     def canonical(value: Any) -> Any:
+        value = plain(value)
         if value is None:
             return None
         if not isinstance(value, Mapping) or value.keys() == {"key", "value"}:

@@ -13,7 +13,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from math import isfinite
 from typing import Any
 
-from khonsu_engine.schema.values import NAN, Codec, identity, needs_cast, out_of_range, plain
+from khonsu_engine.schema.values import NAN, WIDEST, Codec, identity, needs_cast, out_of_range, plain
 
 __all__ = ["boolean", "decimal", "double", "integer", "real"]
 
@@ -83,7 +83,7 @@ def _rounded(value: Decimal, scale: int, name: str) -> Decimal:
         raise out_of_range(value, name)
     _, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
-    if max(len(digits) + max(exponent, 0), -exponent) > 38:
+    if max(len(digits) + max(exponent, 0), 1 - exponent) > 38:
         raise needs_cast(value, name)
     return value.quantize(_ONE.scaleb(-scale), context=_WIDE)
 
@@ -252,7 +252,7 @@ def _boolean(value: Any) -> Any:
     match value:
         case None | bool():
             return value
-        case int():
+        case int() if abs(value) < WIDEST:
             return value != 0
         case str() if value.lower() in _TRUTH:
             return _TRUTH[value.lower()]

@@ -14,12 +14,12 @@ from typing import Any
 from uuid import UUID
 
 from khonsu_engine.errors import InvalidValue, StringTooLong, UnstorableText
-from khonsu_engine.schema.values import Codec, identity, needs_cast, plain, shown
+from khonsu_engine.schema.values import WIDEST, Codec, identity, needs_cast, plain, shown
 
 __all__ = ["blob", "enumeration", "json_text", "storable", "uuid_codec", "varchar"]
 
 _UUID_TEXT = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
-_DOUBTFUL_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def storable(text: str) -> str:
@@ -67,7 +67,7 @@ def _as_text(value: Any) -> str | None:
             return str(value)
         case bool():
             return "true" if value else "false"
-        case int():
+        case int() if abs(value) < WIDEST:
             return str(int(value))
     raise needs_cast(value, "VARCHAR")
 
@@ -135,7 +135,9 @@ def json_text() -> Codec:
                 return None
             case str():
                 return _checked_json(value)
-            case bool() | int() | list() | tuple() | dict():
+            case list() | tuple() | dict():
+                return _json_of(value)
+            case int() if abs(value) < WIDEST:
                 return _json_of(value)
         raise needs_cast(value, "JSON")
 
@@ -155,11 +157,11 @@ def _checked_json(text: str) -> str:
     """`text`, if it is JSON beyond doubt: DuckDB takes a little more (`[1,]`) and refuses escapes of half a character."""
     storable(text)
     try:
-        json.loads(text, parse_constant=_not_json)
+        document = json.loads(text, parse_constant=_not_json)
+        if _SURROGATE_ESCAPE.search(text):
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise needs_cast(text, "JSON") from None
-    if _DOUBTFUL_ESCAPE.search(text):
-        raise needs_cast(text, "JSON")
     return text
 
 

@@ -24,10 +24,13 @@ from typing import Any, NamedTuple
 
 from khonsu_engine.errors import InvalidValue, NumericOutOfRange
 
-__all__ = ["NAN", "Codec", "Converter", "Interval", "NeedsCast", "identity", "needs_cast", "out_of_range", "plain", "shown"]
+__all__ = ["NAN", "WIDEST", "Codec", "Converter", "Interval", "NeedsCast", "identity", "needs_cast", "out_of_range", "plain", "shown"]
 
 NAN = float("nan")
 """The only NaN that occurs in canonical values: dicts and tuples compare it by identity."""
+
+WIDEST = 1 << 127
+"""No integer parameter as large as this reaches DuckDB."""
 
 Converter = Callable[[Any], Any]
 
@@ -101,11 +104,13 @@ def needs_cast(value: Any, type_name: str) -> NeedsCast:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars and pandas' missing values as plain Python; everything else unchanged.
+    """NumPy scalars and arrays and pandas' missing values as plain Python; everything else unchanged.
 
     A `numpy.datetime64` with nanoseconds stays what it is: `datetime` cannot hold it.
     """
     module = type(value).__module__
+    if module == "numpy" and type(value).__name__ == "ndarray":
+        return value.tolist()
     if module == "numpy" and hasattr(value, "item"):
         item = value.item()
         return value if type(value).__name__ in ("datetime64", "timedelta64") and isinstance(item, int) else item
