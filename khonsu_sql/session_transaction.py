@@ -36,9 +36,11 @@ Steps = Generator[Ticket, None, None]
 
 
 class SessionTransaction:
-    """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended."""
+    """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended.
 
-    __slots__ = ("_database", "_name", "_options", "_settings", "_validity", "engine", "outcome", "status")
+    `name`: 8 random bytes, the second half of its transaction ids."""
+
+    __slots__ = ("_database", "_options", "_settings", "_validity", "engine", "name", "outcome", "status")
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.status = TransactionStatus.IDLE
@@ -46,7 +48,7 @@ class SessionTransaction:
         self.outcome: Outcome | None = None
         self._database = database
         self._settings = settings
-        self._name = os.urandom(8)
+        self.name = os.urandom(8)
         self._options = TransactionOptions()
         self._validity: Validity | None = None
 
@@ -73,7 +75,7 @@ class SessionTransaction:
                 options.isolation or settings.default_transaction_isolation,
                 read_only=settings.default_transaction_read_only if options.read_only is None else options.read_only,
                 writes_first=writes_first,
-                name=self._name,
+                name=self.name,
             )
             self.status = TransactionStatus.ACTIVE
         return self.engine

@@ -376,6 +376,12 @@ class Committer:
             found = self.state.outcomes.get(transaction_id[8:])
         return found if found is not None and found.transaction_id == transaction_id else None
 
+    def last_outcome(self, name: bytes) -> Outcome | None:
+        """How the last transaction that wrote on the connection of that name ended; None: none did."""
+        with self.latch:
+            self._settle()
+            return self.state.outcomes.get(name)
+
     def swap(self, change: Callable[[dict[TableId, Any]], dict[TableId, Any]]) -> None:
         """Replace table versions under the latch (flush, compaction, forgetting): `change` gets the newest dict, returns another."""
         with self.latch:

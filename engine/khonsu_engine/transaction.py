@@ -62,6 +62,7 @@ class LocalTransaction:
 
     __slots__ = (
         "__weakref__",
+        "_ahead",
         "_bulk",
         "_catalog",
         "_created",
@@ -81,6 +82,7 @@ class LocalTransaction:
         "outcome",
         "read_only",
         "read_timestamp",
+        "seen",
     )
 
     def __init__(
@@ -111,6 +113,9 @@ class LocalTransaction:
         self._dropped: set[TableId] = set()
         self.open = True
         self.outcome: Outcome | None = None
+        self.seen: Timestamp = 0
+        """The newest commit that what was read here depends on; looked after only in a snapshot ahead of *durable*."""
+        self._ahead = read_timestamp > database.state.durable
 
     # -- identity -------------------------------------------------------------------------------------------------
 
@@ -161,6 +166,8 @@ class LocalTransaction:
             write = own.get(key)
             if write is not None:
                 return write.row
+        if self._ahead:
+            self.seen = max(self.seen, self._tables[table].timestamp_of(key, self.read_timestamp))
         if self._bulk:
             row = self._own_bulk_row(table, key)
             if row is not None:
@@ -191,6 +198,8 @@ class LocalTransaction:
     ) -> Scan:
         """Arrow batches of at least the matching visible rows, own writes included; the read is recorded first."""
         self._record_predicate(table, range, predicate, read_columns, constraint)
+        if self._ahead:
+            self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)
         own = self._writes.get(table)
         return base.scan(
@@ -202,6 +211,8 @@ class LocalTransaction:
     ) -> Iterator[tuple[Key, Row]]:
         """Visible rows within `range` in key order; the read is recorded first."""
         self._record_predicate(table, range, predicate, columns, False)
+        if self._ahead:
+            self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)
         return base.rows(self.read_timestamp, range, reverse=reverse, own=self._writes.get(table), own_segments=own_segments)
 
@@ -267,6 +278,10 @@ class LocalTransaction:
             detail=f"Key ({names})=({_shown(key)}) already exists in table {schema.name}.",
             evidence={"table": schema.name, "key": key, "constraint": schema.key_name},
         )
+
+    def reserve_row_ids(self, table: TableId, count: int) -> int:
+        """The first of `count` new hidden row ids."""
+        return self._database.reserve_row_ids(table, count)
 
     def put_batch(self, table: TableId, operation: Operation, batch: pa.RecordBatch) -> None:
         """Buffer the rows of one Arrow batch (all catalog columns, exact types). INSERT only in this version."""

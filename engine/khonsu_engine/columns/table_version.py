@@ -83,6 +83,13 @@ class TableVersion:
             newest = max(newest, view.newest(key))
         return newest
 
+    def timestamp_of(self, key: Key, timestamp: Timestamp) -> Timestamp:
+        """When what a reader at `timestamp` sees of `key` was committed, if that is still in the memtable, else 0."""
+        version = self.memtable.chains.get(key)
+        while version is not None and version.timestamp > timestamp:
+            version = version.older
+        return 0 if version is None else version.timestamp
+
     def rows(
         self,
         timestamp: Timestamp,

@@ -1,0 +1,135 @@
+"""The fast lane: cached point statements without the core's generator, groups and tickets.
+
+Called by `local.LocalSession.execute` before anything else; calls the compiled functions of `sql.point`. It answers None whenever the
+statement is for the general path: not cached, not a point statement, unusual parameters, a failed transaction, anything that would
+raise. The general path then does all of it again, so every error and every rule has one home. Nothing here has an effect before it
+answers with a result, except that an implicit transaction may have been opened.
+
+Invariant: as in the core, no row leaves that depends on a commit which is not durable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from khonsu_engine.committer import CommitTicket, StaleTable
+from khonsu_engine.errors import EngineError
+from khonsu_sql.session import Result, TransactionStatus
+from khonsu_sql.sql.plan import PointRead, PointWrite
+from khonsu_sql.sql.point_code import Fallback
+
+if TYPE_CHECKING:
+    from khonsu_engine.database import Database
+    from khonsu_engine.transaction import LocalTransaction
+    from khonsu_sql.core import SessionCore
+    from khonsu_sql.sql.cache import PlanCache
+
+__all__ = ["FastLane", "wait_out"]
+
+_RETREAT = (Fallback, StaleTable, EngineError, KeyError)
+"""What sends a statement to the general path. KeyError: the table was dropped and forgotten under a compiled read."""
+
+IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
+
+
+class FastLane:
+    """The fast lane of one session."""
+
+    __slots__ = ("_core", "_database", "_find", "_state")
+
+    def __init__(self, core: SessionCore, database: Database, plans: PlanCache) -> None:
+        self._core = core
+        self._database = database
+        self._state = database.state
+        self._find = plans.find
+
+    def run(self, sql: str, parameters: Any) -> Result | None:
+        """The result, or None: take the general path."""
+        core, state = self._core, self._state
+        session = core.transaction
+        if session.engine is not None:
+            return self._inside(session.engine, sql, parameters)
+        catalog = state.catalog
+        statement = self._find(sql, catalog)
+        if statement is None or session.status is not IDLE or not core.settings.point_path:
+            return None
+        plan = statement.plan
+        kind = plan.__class__
+        if parameters is None:
+            parameters = ()
+        elif parameters.__class__ is not tuple and parameters.__class__ is not list:
+            return None
+        if not core.autocommit:
+            if kind is not PointRead and kind is not PointWrite:
+                return None
+            return self._inside(session.open(kind is PointWrite), sql, parameters)
+        if kind is PointRead:
+            if plan.alone is None or catalog.timestamp > state.durable:
+                return None
+            try:
+                rows = plan.alone(state, parameters)
+            except _RETREAT:
+                return None
+            return Result(plan.columns, len(rows), "SELECT", rows)
+        if kind is PointWrite and plan.alone is not None:
+            return self._alone(plan, parameters)
+        return None
+
+    def _alone(self, plan: PointWrite, parameters: Any) -> Result | None:
+        """A write as a transaction of its own."""
+        core = self._core
+        if core.settings.default_transaction_read_only:
+            return None
+        session = core.transaction
+        assert plan.alone is not None
+        try:
+            changed, ticket = plan.alone(self._database, session.name, parameters)
+        except _RETREAT:
+            return None
+        except BaseException:
+            session.outcome = self._database.committer.last_outcome(session.name)
+            raise
+        if ticket is not None:
+            wait_out(ticket)
+        return Result(None, int(changed), plan.operation.name)
+
+    def _inside(self, engine: LocalTransaction, sql: str, parameters: Any) -> Result | None:
+        """A statement of an open transaction."""
+        core = self._core
+        statement = self._find(sql, engine.catalog)
+        if statement is None or core.transaction.status is not ACTIVE or not core.settings.point_path:
+            return None
+        plan = statement.plan
+        if parameters is None:
+            parameters = ()
+        elif parameters.__class__ is not tuple and parameters.__class__ is not list:
+            return None
+        try:
+            if plan.__class__ is PointRead:
+                rows = plan.run(engine, parameters)
+                if engine.seen > self._state.durable:
+                    self._database.wait_durable(engine.seen)
+                return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
+            if plan.__class__ is not PointWrite or engine.read_only or plan.columns is not None:
+                return None
+            count, _ = plan.run(engine, parameters)
+            return Result(None, count, plan.operation.name)
+        except _RETREAT:
+            return None
+        except BaseException:
+            core.transaction.rollback()
+            core.transaction.status = TransactionStatus.FAILED
+            raise
+
+
+def wait_out(ticket: CommitTicket) -> None:
+    """Wait until a commit is durable. Ctrl-C is held back until then: the outcome of a commit is always told."""
+    held: BaseException | None = None
+    while True:
+        try:
+            ticket.wait()
+            break
+        except KeyboardInterrupt as interrupt:
+            held = interrupt
+    if held is not None:
+        raise held
