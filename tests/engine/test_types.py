@@ -145,6 +145,8 @@ def test_a_value_survives_every_conversion(sql_type: SqlType, data: st.DataObjec
     for value in again:
         hash(value)
     driver = [sql_type.to_python(value) for value in again]
+    back = [sql_type.from_python(value) for value in driver]
+    assert same(back, values) or ("INTERVAL" in sql_type.sql and list(map(sql_type.to_python, back)) == driver)
     assert driver == [row[0] for row in python_rows_from_arrow([sql_type], batch)] or "nan" in repr(driver)
     if sql_type.python_identity:
         assert same(driver, values)
@@ -156,7 +158,8 @@ def test_a_value_survives_every_conversion(sql_type: SqlType, data: st.DataObjec
 def test_what_the_driver_returns_can_be_given_back(sql_type: SqlType, data: st.DataObject) -> None:
     value = data.draw(canonical_values(sql_type))
     try:
-        assert same(sql_type.canonical(sql_type.to_python(value)), value)
+        back = sql_type.canonical(sql_type.to_python(value))
+        assert same(back, value) or ("INTERVAL" in sql_type.sql and sql_type.to_python(back) == sql_type.to_python(value))
     except NeedsCast:
         assert sql_type.parts, "only values within lists, structs and maps may differ in class"
 

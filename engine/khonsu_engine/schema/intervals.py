@@ -1,6 +1,6 @@
 """Canonical intervals.
 
-Called by `sql_type` only. Months, days and microseconds do not convert into each other here; SQL's equality counts a month as 30
+Called by `codecs` only. Months, days and microseconds do not convert into each other here; SQL's equality counts a month as 30
 days and a day as 24 hours, so an INTERVAL is no key (`SqlType.sql_equal`).
 """
 
@@ -37,7 +37,7 @@ def interval_codec() -> Codec:
             return None
         raise needs_cast(value, "INTERVAL")
 
-    return Codec(canonical, exact, _interval_to_python, _interval_to_log, _interval_from_log)
+    return Codec(canonical, exact, _interval_to_python, _interval_to_log, _interval_from_log, canonical)
 
 
 def _checked(value: Interval) -> Interval:

@@ -1,6 +1,6 @@
 """Canonical numbers and booleans: DuckDB's assignment casts, reproduced where they can be reproduced exactly.
 
-Called by `sql_type` only. What the casts do (measured on DuckDB 2.0, compared by `tests/engine/test_types_duckdb.py`):
+Called by `codecs` only. What the casts do (measured on DuckDB 2.0, compared by `tests/engine/test_types_duckdb.py`):
 float -> integer rounds half to even, Decimal -> anything rounds half away from zero, float -> DECIMAL multiplies by
 the power of ten *in floating point* and then rounds half away from zero, an integer that does not fit is an error.
 """

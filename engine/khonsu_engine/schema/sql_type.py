@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from khonsu_engine.schema import intervals, nested, numbers, temporal, texts
+from khonsu_engine.schema.codecs import codec_of
 from khonsu_engine.schema.values import Codec, Converter, identity
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
     @cached_property
     def codec(self) -> Codec:
         """The conversions of this type."""
-        return _codec(self)
+        return codec_of(self)
 
     @cached_property
     def canonical(self) -> Converter:
@@ -180,6 +180,11 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
     def to_python(self) -> Converter:
         """Canonical value -> what the driver returns."""
         return self.codec.to_python
+
+    @cached_property
+    def from_python(self) -> Converter:
+        """The inverse of `to_python`, for values the driver returned (a parameter from elsewhere: `canonical`)."""
+        return self.codec.from_python
 
     @cached_property
     def to_log(self) -> Converter:
@@ -232,6 +237,11 @@ class SqlType(msgspec.Struct, frozen=True, array_like=True, dict=True):
         return KINDS[self.kind].low < KINDS[self.kind].high
 
     @cached_property
+    def hashable(self) -> bool:
+        """True when what the driver returns can be a key in a dict."""
+        return self.kind not in ("LIST", "STRUCT", "MAP") and all(part.hashable for part in self.parts)
+
+    @cached_property
     def can_be_key(self) -> bool:
         """True when columns of this type may be part of a primary key or unique constraint."""
         return KINDS[self.kind].key
@@ -251,45 +261,6 @@ def quoted(name: str, mark: str = '"') -> str:
     """`name` between quotation marks, those within doubled."""
     return f"{mark}{name.replace(mark, mark * 2)}{mark}"
 
-
-def _codec(sql_type: SqlType) -> Codec:
-    kind = KINDS[sql_type.kind]
-    if kind.low < kind.high:
-        return numbers.integer(sql_type.kind, kind.low, kind.high)
-    match sql_type.kind:
-        case "DECIMAL":
-            return numbers.decimal(sql_type.precision, sql_type.scale)
-        case "VARCHAR":
-            return texts.varchar(sql_type.length)
-        case "ENUM":
-            return texts.enumeration(sql_type.members)
-        case "LIST":
-            return nested.list_codec(sql_type.sql, sql_type.parts[0].codec)
-        case "STRUCT" | "TUPLE":
-            codec = nested.struct_codec(sql_type.sql, tuple((name, part.codec) for name, part in sql_type.fields))
-            return codec if sql_type.kind == "STRUCT" else nested.tuple_codec(codec, [part.codec for part in sql_type.parts])
-        case "MAP":
-            return nested.map_codec(sql_type.sql, sql_type.parts[0].codec, sql_type.parts[1].codec)
-    return _SIMPLE[sql_type.kind]
-
-
-_SIMPLE: dict[str, Codec] = {
-    "REAL": numbers.real(),
-    "DOUBLE": numbers.double(),
-    "BOOLEAN": numbers.boolean(),
-    "BLOB": texts.blob(),
-    "DATE": temporal.date_codec(),
-    "TIME": temporal.time_codec(),
-    "TIMESTAMP": temporal.timestamp_codec("TIMESTAMP", 1),
-    "TIMESTAMP_MS": temporal.timestamp_codec("TIMESTAMP_MS", 1_000),
-    "TIMESTAMP_S": temporal.timestamp_codec("TIMESTAMP_S", 1_000_000),
-    "TIMESTAMP_NS": temporal.nanoseconds_codec(),
-    "TIMESTAMPTZ": temporal.zoned_codec(),
-    "INTERVAL": intervals.interval_codec(),
-    "UUID": texts.uuid_codec(),
-    "JSON": texts.json_text(),
-    "NULL": texts.varchar(0),
-}
 
 INTEGER = SqlType("INTEGER")
 BIGINT = SqlType("BIGINT")

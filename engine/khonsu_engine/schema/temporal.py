@@ -1,6 +1,6 @@
 """Canonical dates, times and timestamps.
 
-Called by `sql_type`, and by whoever makes dates out of numbers (`arrow_rows`, `columns`). Python's calendar ends at the years 1
+Called by `codecs`, and by whoever makes dates out of numbers (`arrow_rows`, `columns`). Python's calendar ends at the years 1
 and 9999 and has neither infinity nor 24:00; what lies beyond is refused with DatetimeOutOfRange (22008), never shown as an
 OverflowError. A naive datetime where a time zone is needed, or an aware one where none is wanted, means something only together
 with the session's time zone: NeedsCast.
@@ -106,6 +106,8 @@ def time_codec() -> Codec:
     """TIME: naive `datetime.time`."""
 
     def exact(value: Any) -> Any:
+        if type(value) is time and value.tzinfo is None and not value.fold:
+            return value
         value = plain(value)
         if value is None:
             return None
@@ -117,7 +119,7 @@ def time_codec() -> Codec:
         match value:
             case str():
                 return _parsed(time.fromisoformat, _TIME_TEXT, value, "TIME")
-            case datetime() if value.tzinfo is None and value == value:
+            case datetime() if value.tzinfo is None and value == value:  # pandas' NaT is a datetime unequal to itself
                 return _pure(value, "TIME").time()
         return exact(value)
 
@@ -209,6 +211,8 @@ def zoned_codec() -> Codec:
     """TIMESTAMPTZ: aware datetimes in UTC."""
 
     def canonical(value: Any) -> Any:
+        if type(value) is datetime and value.tzinfo is UTC and not value.fold:
+            return value
         if isinstance(value, str):
             value = _parsed(datetime.fromisoformat, _ZONED_TEXT, value, "TIMESTAMPTZ")
         value = plain(value)
@@ -216,9 +220,7 @@ def zoned_codec() -> Codec:
             return None
         if not isinstance(value, datetime) or value.utcoffset() is None:
             raise needs_cast(value, "TIMESTAMPTZ")
-        if value.tzinfo is not UTC or type(value) is not datetime or value.fold:
-            value = _to_utc(value)
-        return value
+        return _to_utc(value)
 
     def exact(value: Any) -> Any:
         return _in_calendar(canonical, value, "TIMESTAMPTZ")
@@ -270,7 +272,7 @@ def nanoseconds_codec() -> Codec:
     def exact(value: Any) -> Any:
         return _in_calendar(canonical, value, "TIMESTAMP_NS")
 
-    return Codec(canonical, exact, _nanoseconds_to_python, identity, identity)
+    return Codec(canonical, exact, _nanoseconds_to_python, identity, identity, canonical)
 
 
 def _nanoseconds_of(value: Any) -> int:

@@ -1,6 +1,6 @@
 """Canonical text, bytes, UUIDs, JSON and enumerations.
 
-Called by `sql_type` only. Text is any Unicode without NUL and without lone surrogates (22021, as PostgreSQL; DuckDB would take
+Called by `codecs` only. Text is any Unicode without NUL and without lone surrogates (22021, as PostgreSQL; DuckDB would take
 NUL). `VARCHAR(n)` is enforced as in PostgreSQL: at most n characters, of which trailing blanks beyond n are cut.
 JSON is the text itself, never re-formatted; dicts, lists and integers become compact JSON text (how a float is spelled is
 DuckDB's affair).

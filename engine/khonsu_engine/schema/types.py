@@ -2,6 +2,7 @@
 
     values        canonical values, their table, NeedsCast, Interval
     numbers, temporal, intervals, texts, nested   the conversions, family by family
+    codecs        which conversions a type has
     sql_type      SqlType and the one table of kinds
     type_names    parse_type: PostgreSQL's and DuckDB's names
     arrow_types   Arrow's types -> SqlType

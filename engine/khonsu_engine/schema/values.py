@@ -1,6 +1,6 @@
 """Canonical values: for every SQL value exactly one immutable, hashable Python value, and the errors when there is none.
 
-The leaf of the type rooms: `numbers`, `temporal`, `texts` and `nested` build on it, `sql_type` puts them into one table.
+The leaf of the type rooms: `numbers`, `temporal`, `texts` and `nested` build on it, `codecs` puts them together.
 
     integers            int                     DATE          datetime.date
     DECIMAL(p,s)        Decimal at scale s      TIME          datetime.time
@@ -45,7 +45,8 @@ class NeedsCast(InvalidValue):
 class Interval(NamedTuple):
     """INTERVAL as SQL knows it: three numbers that do not convert into each other (a month has no fixed length).
 
-    The driver hands out a `datetime.timedelta` when `months` is 0, else this; it takes both.
+    The driver hands out a `datetime.timedelta` when `months` is 0, else this; it takes both. A timedelta makes days of every 24
+    hours and lets only the days be negative: what it gives back is equal in SQL, not always the same three numbers.
     """
 
     months: int
@@ -65,6 +66,11 @@ class Interval(NamedTuple):
             return self
 
 
+def identity(value: Any) -> Any:
+    """The conversion that changes nothing; compared with `is`."""
+    return value
+
+
 class Codec(NamedTuple):
     """The conversions of one type. Each maps None to None.
 
@@ -72,7 +78,8 @@ class Codec(NamedTuple):
     exact      parameter value -> the canonical value it is equal to (raises NeedsCast when that is not certain)
     to_python  canonical value -> what the driver returns
     to_log     canonical value -> value that MessagePack carries exactly
-    from_log   its inverse
+    from_log   the inverse of `to_log`
+    from_python  the inverse of `to_python`, for what the driver returned and nothing else
     """
 
     canonical: Converter
@@ -80,11 +87,7 @@ class Codec(NamedTuple):
     to_python: Converter
     to_log: Converter
     from_log: Converter
-
-
-def identity(value: Any) -> Any:
-    """The conversion that changes nothing; compared with `is`."""
-    return value
+    from_python: Converter = identity
 
 
 def shown(value: Any) -> str:
