@@ -77,4 +77,5 @@ class PooledCursor:
         """Never to be used again."""
         self._slots.clear()
         self._bound.clear()
+        self.instance.forget(self)
         self.connection.close()

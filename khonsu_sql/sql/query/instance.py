@@ -82,6 +82,10 @@ class Instance:
         else:
             self._idle.append(cursor)
 
+    def forget(self, cursor: PooledCursor) -> None:
+        """`cursor` is about to be closed."""
+        self._cursors.pop(id(cursor), None)
+
     def _clean(self) -> None:
         while self.abandoned:
             try:

@@ -67,7 +67,7 @@ def serve(name: str, relation: Any, names: Sequence[str], types: Sequence[SqlTyp
     assert table.num_columns == len(expected), f"{shown}: {table.schema.names} served for {expected}"
     if not expected:
         return Served(name, pa.table({"nothing": pa.nulls(table.num_rows)}), None, shown)
-    table = _labelled(table, expected, types)
+    table = _labelled(_from_zero(table, types), expected, types)
     casts = any(sql_type.duckdb_cast and sql_type.kind != "JSON" for sql_type in types)
     if not masked and not casts:
         return Served(name, table, None, shown)
@@ -82,6 +82,16 @@ def _free(wanted: str, names: Sequence[str]) -> str:
     while wanted in taken:
         wanted += "_"
     return wanted
+
+
+def _from_zero(table: pa.Table, types: Sequence[SqlType]) -> pa.Table:
+    """DuckDB refuses a STRUCT within a STRUCT that begins at an offset, as a slice does: such chunks are copied."""
+    for number, sql_type in enumerate(types):
+        if sql_type.kind == "STRUCT" and any(part.kind == "STRUCT" for part in sql_type.parts):
+            column = table.column(number)
+            chunks = [chunk.take(pa.array(range(len(chunk)))) if chunk.offset else chunk for chunk in column.chunks]
+            table = table.set_column(number, table.field(number), pa.chunked_array(chunks, column.type))
+    return table
 
 
 def _labelled(table: pa.Table, names: list[str], types: Sequence[SqlType]) -> pa.Table:

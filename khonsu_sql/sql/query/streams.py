@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from khonsu_engine.errors import EngineError
 from khonsu_engine.schema.types import SqlType, arrow_schema
-from khonsu_sql.errors import Error, InternalError, OutOfMemory, translate
+from khonsu_sql.errors import Error, OutOfMemory, translate
 from khonsu_sql.session import ColumnInfo
 from khonsu_sql.sql.query.bindings import open_stream
 from khonsu_sql.sql.query.calls import Calls
 from khonsu_sql.sql.query.cursors import PooledCursor
 from khonsu_sql.sql.query.relations import Served
 from khonsu_sql.sql.query.results import columns_of, exact
-from khonsu_sql.sql.query.translation import translate_duckdb
+from khonsu_sql.sql.query.translation import from_text, translate_duckdb
 
 __all__ = ["Batches", "Stream", "translated"]
 
@@ -36,17 +36,16 @@ def translated(cursor: PooledCursor, relations: Sequence[Served]) -> Iterator[No
     """What DuckDB and Arrow raise within becomes ours. An instance that says it is broken is used no more."""
     try:
         yield
-    except duckdb.Error as error:
-        if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+    except MemoryError as error:
+        raise OutOfMemory("out of memory") from error
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raised = error if isinstance(error, duckdb.Error) else from_text(error)
+        if isinstance(raised, duckdb.FatalException | duckdb.InternalException):
             cursor.instance.broken = True
         cause = cursor.cause()
         if isinstance(cause, EngineError | Error):
             raise translate(cause) from cause
-        raise translate_duckdb(error, relations) from (cause or error)
-    except MemoryError as error:
-        raise OutOfMemory("out of memory") from error
-    except pa.ArrowException as error:
-        raise InternalError(f"a result cannot be read: {str(error).splitlines()[0]}") from error
+        raise translate_duckdb(raised, relations) from (cause or error)
 
 
 class Batches:

@@ -1,7 +1,7 @@
 """DuckDB's exceptions as ours: one table, tried from the top.
 
 Called wherever DuckDB is. DuckDB tells little by its classes (a division by zero is an InvalidInputException), so its messages are
-read; `tests/sql/test_translation.py` provokes each line of the table, so that another DuckDB cannot change one silently.
+read; `tests/query/test_translation.py` provokes each line of the table, so that another DuckDB cannot change one silently.
 
 What is shown is cleaned: no quotation of the generated query, no list of candidates, no advice about DuckDB's settings, and no name
 that was generated for a source. Names were resolved by `sql.bind` before, so few errors about them are seen here.
@@ -18,7 +18,7 @@ import duckdb
 from khonsu_sql.errors import Error, class_of
 from khonsu_sql.sql.query.relations import Served
 
-__all__ = ["RULES", "Rule", "translate_duckdb"]
+__all__ = ["RULES", "Rule", "from_text", "translate_duckdb"]
 
 
 class Rule(NamedTuple):
@@ -58,14 +58,12 @@ RULES: tuple[Rule, ...] = (
     # functions
     Rule(_BINDER, r"No function matches the given name and argument types '(.*?)'\.", "42883", "function {0} does not exist", _CASTS),
     Rule(_BINDER, r'Could not choose a best candidate function .*? "(.*?)"\.', "42725", "function {0} is not unique", _CASTS),
-    Rule(_CATALOG, r"Function with name \"?(.*?)\"? does not exist", "42883", "function {0} does not exist"),
-    Rule(_CATALOG, r"Function with name \"?(.*?)\"? is not in the catalog", "42883", "function {0} does not exist"),
+    Rule(_CATALOG, r'Function with name "?([^ "]*)"? (?:does not exist|is not in the catalog)', "42883", "function {0} does not exist"),
     # names
     Rule(_CATALOG, r"Type with name (\S+) does not exist", "42704", 'type "{0}" does not exist'),
     Rule(_CATALOG, r"Collation with name (\S+) does not exist", "42704", 'collation "{0}" does not exist'),
-    Rule(_CATALOG, r"Table with name (\S+) does not exist", "42P01", 'table "{0}" does not exist'),
+    Rule(_CATALOG, r'Table with name "?([^ "]*)"? does not exist', "42P01", 'table "{0}" does not exist'),
     Rule(_CATALOG, r"Sequence with name (\S+) does not exist", "42P01", 'sequence "{0}" does not exist'),
-    Rule(_CATALOG, r"Schema with name (\S+) does not exist", "3F000", 'schema "{0}" does not exist'),
     Rule(_CATALOG, "", "42704"),
     Rule(_BINDER, r'(?:Referenced column|does not have a column named|^Column) "(.*?)"', "42703", 'column "{0}" does not exist'),
     Rule(_BINDER, r'Could not find key "(.*?)" in struct', "42703", 'field "{0}" does not exist'),
@@ -86,6 +84,7 @@ RULES: tuple[Rule, ...] = (
     # what is left: bad arguments, what DuckDB cannot or may not do, and what must not happen
     Rule(duckdb.ConstraintException, "", "23000"),
     Rule(_INPUT, r"Values were not provided|Parameter argument/count mismatch", "XX000"),
+    Rule(_INPUT, r"the object registered as|the stream registered as", "XX000", "internal error: a relation cannot be read"),
     Rule(_INPUT, "", "22023"),
     Rule(duckdb.NotImplementedException, "", "0A000"),
     Rule(duckdb.PermissionException, "", "42501"),
@@ -95,9 +94,29 @@ RULES: tuple[Rule, ...] = (
     Rule(_ANY, "", "XX000"),
 )
 
-_PREFIX = re.compile(r"^[A-Za-z ]{1,30} Error: ")
+_PREFIX = re.compile(r"^([A-Za-z ]{1,30}) Error: ")
+_KINDS: dict[str, type[duckdb.Error]] = {
+    "Binder": duckdb.BinderException,
+    "Catalog": duckdb.CatalogException,
+    "Constraint": duckdb.ConstraintException,
+    "Conversion": duckdb.ConversionException,
+    "FATAL": duckdb.FatalException,
+    "INTERNAL": duckdb.InternalException,
+    "INTERRUPT": duckdb.InterruptException,
+    "IO": duckdb.IOException,
+    "Invalid Input": duckdb.InvalidInputException,
+    "Not implemented": duckdb.NotImplementedException,
+    "Out of Memory": duckdb.OutOfMemoryException,
+    "Out of Range": duckdb.OutOfRangeException,
+}
 _SUGGESTION = re.compile(r'Did you mean "([^"]*)"\?')
 _REST = re.compile(r"\s*(?:\n\nLINE \d+:|\n\s*Candidate |\nCandidate |\nDid you mean|\n\nUse \"SET|\n\nDid you mean)")
+
+
+def from_text(error: Exception) -> duckdb.Error:
+    """DuckDB's exception for what Arrow raises when a stream breaks off: an OSError with DuckDB's text."""
+    match = _PREFIX.match(str(error))
+    return _KINDS.get(match[1] if match else "", duckdb.Error)(str(error))
 
 
 def translate_duckdb(error: duckdb.Error, relations: Iterable[Served] = ()) -> Error:
