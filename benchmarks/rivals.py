@@ -22,9 +22,9 @@ __all__ = ["SETTINGS", "duckdb_connection", "postgres", "sqlite_connection"]
 
 SETTINGS = {
     "khonsu": "isolation SERIALIZABLE, synchronous full, defaults",
-    "sqlite3": f"{sqlite3.sqlite_version}: journal_mode WAL, synchronous FULL, BEGIN IMMEDIATE, one connection per thread (in memory: defaults)",
+    "sqlite3": f"{sqlite3.sqlite_version}: journal_mode WAL, synchronous FULL, BEGIN IMMEDIATE, a connection per thread; defaults in memory",
     "duckdb": "defaults, one cursor per thread, primary key declared where Khonsu declares one",
-    "postgresql": "initdb defaults (fsync on, synchronous_commit on, shared_buffers 128 MB), SERIALIZABLE with retries, psycopg 3, Unix socket",
+    "postgresql": "initdb defaults (fsync on, synchronous_commit on, shared_buffers 128 MB), SERIALIZABLE with retries, psycopg 3",
 }
 
 
@@ -70,11 +70,14 @@ def postgres() -> Iterator[str | None]:
         port = probe.getsockname()[1]
     data = str(directory / "data")
     control = [f"{binaries}/pg_ctl", "-D", data, "-w"]
-    subprocess.run(_as_postgres([f"{binaries}/initdb", "-D", data, "-A", "trust", "-U", "bench"]), check=True, capture_output=True, cwd=directory)
-    options = f"-p {port} -k {directory} -c listen_addresses=127.0.0.1"
-    subprocess.run(_as_postgres([*control, "-o", options, "-l", str(directory / "log"), "start"]), check=True, capture_output=True, cwd=directory)
+
+    def run(command: list[str], *, check: bool = True) -> None:
+        subprocess.run(_as_postgres(command), check=check, capture_output=True, cwd=directory)
+
+    run([f"{binaries}/initdb", "-D", data, "-A", "trust", "-U", "bench"])
+    run([*control, "-o", f"-p {port} -k {directory} -c listen_addresses=127.0.0.1", "-l", str(directory / "log"), "start"])
     try:
         yield f"host={directory} port={port} user=bench dbname=postgres"
     finally:
-        subprocess.run(_as_postgres([*control, "-m", "immediate", "stop"]), check=False, capture_output=True, cwd=directory)
+        run([*control, "-m", "immediate", "stop"], check=False)
         shutil.rmtree(directory, ignore_errors=True)

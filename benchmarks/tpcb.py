@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import khonsu_sql
-
 from benchmarks.rivals import sqlite_connection
 
 __all__ = ["Bank", "KhonsuBank", "PostgresBank", "SqliteBank"]
@@ -50,8 +49,8 @@ class Bank:
         self.transactions = 0
         self._connections: list[Any] = []
 
-    def connect(self) -> Any:
-        raise NotImplementedError
+    def __init_subclass__(cls) -> None:
+        assert "connect" in vars(cls), "a bank says how to connect"
 
     def fill(self) -> None:
         """Create and fill the tables."""
@@ -105,12 +104,12 @@ class Bank:
             return count
         share = count // threads
         taken = [0] * threads
-        failures: list[BaseException] = []
+        failures: list[Exception] = []
 
         def work(number: int) -> None:
             try:
                 taken[number] = self.client(share, self.transactions + number, self._connections[number])
-            except BaseException as error:
+            except Exception as error:  # noqa: BLE001 — raised again by the main thread
                 failures.append(error)
 
         workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]

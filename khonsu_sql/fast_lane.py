@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from khonsu_engine.columns.version import SnapshotPruned
 from khonsu_engine.committer import CommitTicket, StaleTable
 from khonsu_engine.errors import EngineError
 from khonsu_sql.session import Result, TransactionStatus
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FastLane", "wait_out"]
 
-_RETREAT = (Fallback, StaleTable, EngineError, KeyError)
+_RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, KeyError)
 """What sends a statement to the general path. KeyError: the table was dropped and forgotten under a compiled read."""
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE

@@ -12,18 +12,17 @@ Ranges, aggregates and joins are in `point_range`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
-from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import Operation, Write
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_sql.session import ColumnInfo
 from khonsu_sql.sql.plan import PointRead, PointWrite, Query, Statement, WriteFromQuery
-from khonsu_sql.sql.point_code import FALLBACK, Code, Unsupported, comparison_of
-from khonsu_sql.sql.shape import ColumnRef, Expression, Output, Shape
+from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, function_of, row_text
+from khonsu_sql.sql.point_range import columns_of_outputs, read_range
+from khonsu_sql.sql.shape import ColumnRef, Expression, Shape
 
 __all__ = ["compiled"]
 
@@ -89,17 +88,25 @@ def _value(conjunct: Expression) -> Expression:
 
 
 def _read(shape: Shape, plan: Query, count: int) -> PointRead:
+    """One row by its key, else rows of a key range."""
+    try:
+        return _read_one(shape, plan, count)
+    except Unsupported:
+        return read_range(shape, plan, count)
+
+
+def _read_one(shape: Shape, plan: Query, count: int) -> PointRead:
     if shape.limit is not None or shape.offset is not None:
         raise Unsupported
     table, code = shape.sources[0].table, Code()
     key = _Key(code, shape)
     conditions = [code.condition(conjunct, table.columns) for conjunct in key.rest]
-    outputs = _output_columns(shape.outputs)
-    row = _row_text(code, table, outputs)
+    outputs = columns_of_outputs(shape.outputs)
+    row = row_text(code, table, outputs)
     mask = key.columns | sum({1 << column for column in outputs}) | _columns_of(key.rest)
     after = ["if row is None: return []", *code.after, *(f"if not ({condition}): return []" for condition in conditions), f"return [{row}]"]
-    alone = _function(code, "state", count, [*code.before, *_PINNED, *_found_alone(table, key), *after])
-    run = _function(code, "transaction", count, [*code.before, *_found(table, key, mask), *after])
+    alone = function_of(code, "state", count, [*code.before, *_PINNED, *_found_alone(table, key), *after])
+    run = function_of(code, "transaction", count, [*code.before, *_found(table, key, mask), *after])
     columns = tuple(ColumnInfo(output.name, table.columns[number].type) for output, number in zip(shape.outputs, outputs, strict=True))
     return PointRead(run, alone, columns, _described(table, key), plan)
 
@@ -134,29 +141,6 @@ def _found(table: Table, key: _Key, mask: int) -> list[str]:
     ]
 
 
-def _output_columns(outputs: Sequence[Output]) -> list[int]:
-    columns = []
-    for output in outputs:
-        if not isinstance(output.expression, ColumnRef):
-            raise Unsupported
-        columns.append(output.expression.column)
-    return columns
-
-
-def _row_text(code: Code, table: Table, outputs: Sequence[int], row: str = "row") -> str:
-    """Code for the row as the driver hands it out."""
-    types = [table.columns[number].type for number in outputs]
-    if all(sql_type.python_identity for sql_type in types):
-        if list(outputs) == list(range(len(table.columns))):
-            return row
-        return f"({', '.join(f'{row}[{number}]' for number in outputs)},)"
-    parts = [
-        f"{row}[{number}]" if sql_type.python_identity else f"{code.name('python', sql_type.to_python)}({row}[{number}])"
-        for number, sql_type in zip(outputs, types, strict=True)
-    ]
-    return f"({', '.join(parts)},)"
-
-
 def _columns_of(conjuncts: Sequence[Expression]) -> int:
     """The columns of simple conditions, as a bit mask."""
     mask = 0
@@ -176,7 +160,7 @@ def _described(table: Table, key: _Key) -> str:
 
 def _write(shape: Shape, plan: WriteFromQuery, count: int) -> PointWrite:
     table = plan.table
-    outputs = _output_columns(shape.outputs) if plan.returning is not None else []
+    outputs = columns_of_outputs(shape.outputs) if plan.returning is not None else []
     code = Code()
     if plan.operation is Operation.INSERT:
         lines = _insert(code, table, shape)
@@ -187,13 +171,13 @@ def _write(shape: Shape, plan: WriteFromQuery, count: int) -> PointWrite:
             raise Unsupported
         lines = _update(code, table, shape, key) if plan.operation is Operation.UPDATE else _delete(code, table, shape, key)
         described = _described(table, key)
-    shown = _row_text(code, table, outputs, "row" if plan.operation is Operation.DELETE else "new") if outputs else "None"
+    shown = row_text(code, table, outputs, "row" if plan.operation is Operation.DELETE else "new") if outputs else "None"
     columns = tuple(ColumnInfo(output.name, table.columns[number].type) for output, number in zip(shape.outputs, outputs, strict=True))
     code.names.update(Write=Write, table=table)
-    run = _function(code, "transaction", count, [*lines.in_transaction(table, plan.operation), f"return 1, {shown}"])
+    run = function_of(code, "transaction", count, [*lines.in_transaction(table, plan.operation), f"return 1, {shown}"])
     alone = None
     if not lines.entries and not outputs:
-        alone = _function(code, "database, name", count, lines.alone(table))
+        alone = function_of(code, "database, name", count, lines.alone(table))
     return PointWrite(run, alone, plan.operation, columns if outputs else None, described, plan)
 
 
@@ -306,19 +290,3 @@ def _delete(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
     conditions = [code.condition(conjunct, table.columns) for conjunct in key.rest]
     change = ["if row is None: SKIP", *code.after, *(f"if not ({text}): SKIP" for text in conditions)]
     return _Lines(code.before, key.text, change, "None", key.columns | _columns_of(key.rest))
-
-
-# -- functions --------------------------------------------------------------------------------------------------------------
-
-
-def _function(code: Code, arguments: str, count: int, lines: Sequence[str]) -> Callable[..., Any]:
-    """The function of `arguments` and the parameter list with these lines as body."""
-    names = ", ".join(f"p{number}" for number in range(count))
-    unpacked = [f"if len(parameters) != {count}: raise FALLBACK"]
-    if count:
-        unpacked.append(f"{names}{',' if count == 1 else ''} = parameters")
-    text = "\n    ".join([f"def function({arguments}, parameters):", *unpacked, *lines])
-    scope: dict[str, Any] = {**code.names, "PRUNED": PRUNED, "FALLBACK": FALLBACK}
-    exec(compile(text, "<point path>", "exec"), scope)  # noqa: S102 — the text is made of our own pieces, values go by name
-    function: Callable[..., Any] = scope["function"]
-    return function

@@ -10,29 +10,49 @@ What is exact: comparisons of a column with a value of its type; integer `+` and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.errors import EngineError
-from khonsu_engine.schema.catalog import Column
+from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import SqlType
 from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, Parameter
 
-__all__ = ["FALLBACK", "Code", "Fallback", "Unsupported", "comparison_of"]
+__all__ = ["FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "function_of", "row_text"]
 
 COMPARISONS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 EXACT_INTEGER_MAX = 2**53
 
 
-class Fallback(Exception):  # noqa: N818 — a signal to take the general path, never shown to anybody
+class Fallback(Exception):
     """This execution needs the general path."""
 
 
 FALLBACK = Fallback()
 
 
-class Unsupported(Exception):  # noqa: N818 — a signal between compiler and its pieces
+class Unsupported(Exception):
     """The statement has no point plan."""
+
+
+class Tally:
+    """How often a range function was right to try."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = self.misses = 0
+
+    def missed(self) -> None:
+        """The range was too long."""
+        self.misses += 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Most ranges were too long: better not to try."""
+        return self.misses > 3 and self.misses > self.hits
 
 
 class Code:
@@ -101,7 +121,8 @@ class Code:
             plain = f"{parameter}.__class__ is str and {parameter}.isascii() and '\\0' not in {parameter}"
             self.before.append(f"{value} = {parameter} if {plain} else {convert}({parameter})")
         elif sql_type.kind == "DOUBLE":
-            self.before.append(f"{value} = {parameter} if {parameter}.__class__ is float and {parameter} == {parameter} else {convert}({parameter})")
+            plain = f"{parameter}.__class__ is float and {parameter} == {parameter}"
+            self.before.append(f"{value} = {parameter} if {plain} else {convert}({parameter})")
         else:
             self.before.append(f"{value} = {convert}({parameter})")
         return value
@@ -141,8 +162,8 @@ class Code:
             case Constant(value=value) if value.__class__ is int and abs(value) < EXACT_INTEGER_MAX:
                 return f"({value})"
             case Parameter(index=index):
-                plain = f"p{index}.__class__ is float or (p{index}.__class__ is int and -{EXACT_INTEGER_MAX} < p{index} < {EXACT_INTEGER_MAX})"
-                self.before.append(f"if not ({plain}): raise FALLBACK")
+                integer = f"p{index}.__class__ is int and -{EXACT_INTEGER_MAX} < p{index} < {EXACT_INTEGER_MAX}"
+                self.before.append(f"if not (p{index}.__class__ is float or ({integer})): raise FALLBACK")
                 return f"p{index}"
         raise Unsupported
 
@@ -155,6 +176,11 @@ class Code:
                 return f"row[{number}] is None"
             case Operation(name="not", operands=(Operation(name="is null", operands=(ColumnRef(column=number),)),)):
                 return f"row[{number}] is not None"
+            case Operation(name="and" | "or" as word, operands=parts):
+                return f" {word} ".join(f"({self.condition(part, columns)})" for part in parts)
+            case Operation(name="in", operands=(ColumnRef(column=number), *values)) if columns[number].type.kind not in ("REAL", "DOUBLE"):
+                listed = [self.compared(value, columns[number]) for value in values]
+                return f"row[{number}] is not None and row[{number}] in ({', '.join(listed)},)"
         found = comparison_of(conjunct)
         if found is None:
             raise Unsupported
@@ -186,3 +212,30 @@ def _converted(sql_type: SqlType, value: Any, *, exact: bool) -> Any:
         return (sql_type.exact if exact else sql_type.canonical)(value)
     except EngineError as error:
         raise Unsupported from error
+
+
+def row_text(code: Code, table: Table, outputs: Sequence[int], row: str = "row") -> str:
+    """Code for the row as the driver hands it out."""
+    types = [table.columns[number].type for number in outputs]
+    if all(sql_type.python_identity for sql_type in types):
+        if list(outputs) == list(range(len(table.columns))):
+            return row
+        return f"({', '.join(f'{row}[{number}]' for number in outputs)},)"
+    parts = [
+        f"{row}[{number}]" if sql_type.python_identity else f"{code.name('python', sql_type.to_python)}({row}[{number}])"
+        for number, sql_type in zip(outputs, types, strict=True)
+    ]
+    return f"({', '.join(parts)},)"
+
+
+def function_of(code: Code, arguments: str, count: int, lines: Sequence[str]) -> Callable[..., Any]:
+    """The function of `arguments` and the parameter list with these lines as body."""
+    names = ", ".join(f"p{number}" for number in range(count))
+    unpacked = [f"if len(parameters) != {count}: raise FALLBACK"]
+    if count:
+        unpacked.append(f"{names}{',' if count == 1 else ''} = parameters")
+    text = "\n    ".join([f"def function({arguments}, parameters):", *unpacked, *lines])
+    scope: dict[str, Any] = {**code.names, "PRUNED": PRUNED, "FALLBACK": FALLBACK}
+    exec(compile(text, "<point path>", "exec"), scope)
+    function: Callable[..., Any] = scope["function"]
+    return function
