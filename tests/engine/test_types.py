@@ -250,6 +250,8 @@ def test_null_is_null_everywhere(sql_type: SqlType) -> None:
         ("STRUCT(a INTEGER, b VARCHAR)", {"b": "x", "a": 1}, (1, "x")),
         ("MAP(VARCHAR, INTEGER)", {"b": 1, "a": 2}, (("b", 1), ("a", 2))),
         ("INTEGER", "1.5", NeedsCast),
+        ("DOUBLE", Decimal("1234567890123456.7"), NeedsCast),
+        ("DOUBLE", 2**53 + 1, NeedsCast),
         ("INTEGER", "٣", NeedsCast),
         ("INTEGER", date(2000, 1, 1), NeedsCast),
         ("TIMESTAMPTZ", datetime(2000, 1, 1), NeedsCast),
