@@ -108,7 +108,11 @@ class SessionTransaction:
                 yield from self.durable(error.evidence.get("commit_timestamp", 0))
             raise
         if not isinstance(answer, Outcome):
-            yield answer
+            try:
+                yield answer
+            except KeyboardInterrupt:  # it was held back until the answer came
+                self.outcome = transaction.outcome
+                raise
         self.outcome = transaction.outcome
 
     def rollback(self) -> None:

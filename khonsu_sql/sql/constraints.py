@@ -73,7 +73,7 @@ def check_batch(table: Table, batch: pa.Table, evaluator: Evaluator, columns: in
     checks = [check for check in table.checks if not check.columns or any(columns >> position & 1 for position in check.columns)]
     if not checks or batch.num_rows == 0:
         return
-    verdicts = evaluator.evaluate([check.expression for check in checks], batch)
+    verdicts = evaluator.evaluate([check.expression for check in checks], batch, [column.type for column in table.columns])
     for check, column in zip(checks, verdicts.columns, strict=True):
         position = column.index(False).as_py()
         if position >= 0:

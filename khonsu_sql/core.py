@@ -1,0 +1,339 @@
+"""SessionCore: what one connection asks, step by step, without a thread and without ever blocking.
+
+Called by `local.LocalSession`, which waits; in a cluster by a node's loop. Calls `sql.parse` → `sql.bind` → `sql.execute`, and
+`session_transaction` for the transaction around them. `step(request)` answers with a `Result`, or with a `Ticket` for something
+that must be waited for first (the sync of a commit, or of what a row depends on): then `step(Answered(…))` goes on, until there
+is a result. Work in progress is a generator that yields its tickets, so the code reads as if it waited.
+
+Invariants: in autocommit a call is its own transaction, also a script of several statements, unless it contains transaction
+control. A text that cannot be parsed begins no transaction, but fails one that is open. Whatever leaves `step` by exception is a
+`khonsu_sql.errors.Error`, or a BaseException that is no Exception (Ctrl-C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from khonsu_engine.errors import EngineError
+from khonsu_engine.protocols import Ticket
+from khonsu_sql.errors import (
+    Error,
+    InternalError,
+    OutOfMemory,
+    ParameterMismatch,
+    ProgrammingError,
+    QueryCanceled,
+    StatementTooComplex,
+    SyntaxError_,
+    translate,
+)
+from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
+from khonsu_sql.session_transaction import SessionTransaction
+from khonsu_sql.sql import settings as setting_table
+from khonsu_sql.sql.cache import PlanCache
+from khonsu_sql.sql.context import Context
+from khonsu_sql.sql.execute import execute, execute_many, writes
+from khonsu_sql.sql.plan import Setting, Statement, TransactionControl
+from khonsu_sql.sql.query import Evaluator
+
+if TYPE_CHECKING:
+    from khonsu_engine.database import Database
+    from khonsu_engine.schema.catalog import Catalog
+    from khonsu_engine.transaction import LocalTransaction
+    from khonsu_sql.sql.settings import Settings
+
+__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "SessionCore"]
+
+
+class Execute(msgspec.Struct, frozen=True):
+    sql: str
+    parameters: Parameters = None
+    many: bool = False
+
+
+class Ingest(msgspec.Struct, frozen=True):
+    table: str
+    reader: Any
+    mode: IngestMode
+
+
+class Begin(msgspec.Struct, frozen=True):
+    options: TransactionOptions
+
+
+class End(msgspec.Struct, frozen=True):
+    """`commit`: else rollback. Without a transaction, nothing happens."""
+
+    commit: bool
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The ticket the last step returned was waited for; `error`: what the wait raised."""
+
+    error: BaseException | None = None
+
+
+Request = Execute | Ingest | Begin | End | Answered
+Work = Generator[Ticket, None, Result]
+
+
+class SessionCore:
+    """One session on `database`. One request at a time; only `cancel` may come from another thread."""
+
+    def __init__(self, database: Database, plans: PlanCache, settings: Settings, *, autocommit: bool = False) -> None:
+        self.autocommit = autocommit
+        self.settings = settings
+        self.transaction = SessionTransaction(database, settings)
+        self._database = database
+        self._plans = plans
+        self._evaluator = Evaluator(self._check_cancelled)
+        self._cancelled = False
+        self._work: Work | None = None
+
+    # --- stepping
+
+    def step(self, request: Request) -> Result | Ticket:
+        """Go on until there is a result or something to wait for."""
+        try:
+            if isinstance(request, Answered):
+                return self._advance(request.error)
+            if self._work is not None:
+                raise ProgrammingError("another statement of this session is running", sqlstate="HY010")
+            self._cancelled = False
+            self._work = self._begin_work(request)
+            return self._advance(None)
+        except Error:
+            raise
+        except Exception as error:
+            raise _translated(error, request) from error
+
+    def _advance(self, error: BaseException | None) -> Result | Ticket:
+        work = self._work
+        assert work is not None, "nothing was waited for"
+        try:
+            return next(work) if error is None else work.throw(error)
+        except StopIteration as stop:
+            self._work = None
+            result: Result = stop.value
+            return result
+        except BaseException:
+            self._work = None
+            raise
+
+    def _begin_work(self, request: Request) -> Work:
+        match request:
+            case Execute(sql=sql, parameters=parameters, many=many):
+                return self._execute(sql, parameters, many)
+            case Ingest():
+                return self._ingest(request)
+            case Begin(options=options):
+                return self._control(TransactionControl("begin", options.isolation, options.read_only))
+            case End(commit=commit):
+                return self._control(TransactionControl("commit" if commit else "rollback"))
+        raise AssertionError(f"{request!r} begins nothing")
+
+    def cancel(self) -> None:
+        """Cancel the running statement, if any. From any thread."""
+        self._cancelled = True
+        self._evaluator.interrupt()
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled:
+            raise QueryCanceled("the statement was cancelled")
+
+    def close(self) -> None:
+        """Roll back and end open results."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.close()
+        self.transaction.rollback()
+        self._evaluator.close()
+
+    @property
+    def catalog(self) -> Catalog:
+        """As the next statement sees it: with the open transaction's own DDL."""
+        engine = self.transaction.engine
+        return self._database.catalog if engine is None else engine.catalog
+
+    # --- statements
+
+    def _execute(self, sql: str, parameters: Parameters, many: bool) -> Work:
+        try:
+            script = self._script(sql, parameters, many)
+        except BaseException as error:
+            if self.transaction.status is not TransactionStatus.IDLE:
+                yield from self.transaction.fail(error, ends=False)
+            raise
+        results: list[Result] = []
+        for group in self._groups(script):
+            results += yield from self._run_group(group, parameters, many)
+        return _chained(results)
+
+    def _script(self, sql: str, parameters: Parameters, many: bool) -> Sequence[_Unit]:
+        statement = self._plans.find(sql, self.catalog)
+        if statement is not None:
+            return (_Unit(sql, None, statement.plan),)
+        parsed = _parse(sql, self.settings)
+        if len(parsed) == 1:
+            return (_Unit(sql, parsed[0], parsed[0].plan),)
+        if many:
+            raise SyntaxError_(f"executemany runs one statement, not {len(parsed)}")
+        if parameters:
+            raise ParameterMismatch("a call of several statements takes no parameters", hint="Execute them one by one.")
+        return [_Unit(None, part, part.plan) for part in parsed]
+
+    def _groups(self, script: Sequence[_Unit]) -> Sequence[Sequence[_Unit]]:
+        """What is one transaction in autocommit: the whole call, unless it contains transaction control."""
+        whole = self.autocommit and self.transaction.status is TransactionStatus.IDLE and not any(unit.controls for unit in script)
+        return [script] if whole and script else [[unit] for unit in script]
+
+    def _run_group(self, group: Sequence[_Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
+        if len(group) == 1 and group[0].alone:
+            return [(yield from self._run_alone(group[0], parameters))]
+        ends = self._ends()
+        transaction = self.transaction.open(next((unit.writes for unit in group if not unit.alone), False))
+        results: list[Result] = []
+        try:
+            results += (self._run(unit, parameters, many, transaction) for unit in group)
+            if not ends and any(result.columns is not None for result in results):
+                yield from self.transaction.durable(transaction.seen)
+        except BaseException as error:
+            yield from self.transaction.fail(error, ends=ends)
+            raise
+        if ends:
+            yield from self.transaction.commit()
+        return results
+
+    def _ends(self) -> bool:
+        """Is what runs now a transaction by itself?"""
+        return self.autocommit and self.transaction.status is TransactionStatus.IDLE
+
+    def _run(self, unit: _Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
+        """One statement inside the open transaction."""
+        if isinstance(unit.plan, Setting):
+            return self._set(unit.plan)
+        statement = self._bound(unit, transaction)
+        context = self._context(transaction)
+        if many:
+            return execute_many(statement, parameters, context)
+        result = execute(statement, parameters, context)
+        if result.columns is not None:
+            result.validity = self.transaction.shown()
+        return result
+
+    def _context(self, transaction: LocalTransaction) -> Context:
+        return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)
+
+    def _bound(self, unit: _Unit, transaction: LocalTransaction) -> Statement:
+        """The statement against this transaction's catalog: from the cache, else bound now (and kept, unless it is private)."""
+        catalog = transaction.catalog
+        if unit.sql is not None:
+            statement = self._plans.find(unit.sql, catalog)
+            if statement is not None:
+                return statement
+        from khonsu_sql.sql.bind import bind
+        from khonsu_sql.sql.point import compiled
+
+        parsed = unit.parsed
+        if parsed is None:
+            assert unit.sql is not None
+            parsed = _parse(unit.sql, self.settings)[0]
+        statement = compiled(bind(parsed, catalog))
+        if unit.sql is not None and not transaction.changed_catalog:
+            self._plans.add(unit.sql, statement, catalog)
+        return statement
+
+    def _run_alone(self, unit: _Unit, parameters: Parameters) -> Work:
+        """Transaction control and settings: they begin no transaction."""
+        if parameters:
+            raise ParameterMismatch("this statement takes no parameters")
+        if isinstance(unit.plan, Setting):
+            self.transaction.refuse_if_failed()
+            return self._set(unit.plan)
+        return (yield from self._control(unit.plan))
+
+    def _set(self, plan: Setting) -> Result:
+        if plan.value is None:
+            return setting_table.show(self.settings, plan.name)
+        return setting_table.change(self.settings, plan.name, plan.value)
+
+    def _control(self, plan: TransactionControl) -> Work:
+        if plan.action == "begin":
+            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only))
+            return Result(None, -1, "BEGIN")
+        idle = self.transaction.status is TransactionStatus.IDLE
+        if plan.action == "commit":
+            yield from self.transaction.commit()
+        else:
+            self.transaction.rollback()
+        return Result(None, -1, plan.action.upper(), notices=("there is no transaction in progress",) if idle else ())
+
+    def _ingest(self, request: Ingest) -> Work:
+        from khonsu_sql.sql.ingest import ingest
+
+        ends = self._ends()
+        transaction = self.transaction.open(writes_first=True)
+        try:
+            count = ingest(request.table, request.reader, request.mode, self._context(transaction))
+        except BaseException as error:
+            yield from self.transaction.fail(error, ends=ends)
+            raise
+        if ends:
+            yield from self.transaction.commit()
+        return Result(None, count, "INGEST")
+
+
+class _Unit:
+    """One statement of a call. `sql`: the whole text, when this is its only statement: the cache's key.
+
+    `plan`: of the cached statement, or what the parser could tell without a catalog (transaction control, settings), else None.
+    """
+
+    __slots__ = ("parsed", "plan", "sql")
+
+    def __init__(self, sql: str | None, parsed: Any, plan: Any) -> None:
+        self.sql = sql
+        self.parsed = parsed
+        self.plan = plan
+
+    @property
+    def controls(self) -> bool:
+        return isinstance(self.plan, TransactionControl)
+
+    @property
+    def alone(self) -> bool:
+        return isinstance(self.plan, TransactionControl | Setting)
+
+    @property
+    def writes(self) -> bool:
+        return writes(self.plan) if self.parsed is None else self.parsed.writes
+
+
+def _parse(sql: str, settings: Settings) -> Sequence[Any]:
+    from khonsu_sql.sql.parse import parse
+
+    return parse(sql, settings.statement_bytes_max)
+
+
+def _chained(results: list[Result]) -> Result:
+    if not results:
+        return Result(None, -1, "")
+    for result, following in pairwise(results):
+        result.next = following
+    return results[0]
+
+
+def _translated(error: Exception, request: Request) -> Error:
+    """The error of this package for any other."""
+    sql = request.sql if isinstance(request, Execute) else None
+    if isinstance(error, EngineError):
+        return translate(error, sql=sql)
+    if isinstance(error, RecursionError):
+        return StatementTooComplex("the statement is nested too deeply", sql=sql)
+    if isinstance(error, MemoryError):
+        return OutOfMemory("out of memory")
+    return InternalError(f"unexpected {type(error).__name__}: {error}", hint="This is a bug of khonsu_sql: please report it.")

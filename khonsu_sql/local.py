@@ -1,0 +1,128 @@
+"""LocalSession: a session on a database in this process. It is `core.SessionCore` and a wait.
+
+Called by `connection`; loaded at the first connect. The sessions of one database share its plan cache.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from khonsu_engine.commands import Isolation, Outcome
+from khonsu_engine.errors import EngineError
+from khonsu_sql.core import Answered, Begin, End, Execute, Ingest, Request, SessionCore
+from khonsu_sql.errors import translate
+from khonsu_sql.fast_lane import FastLane, wait_out
+from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
+from khonsu_sql.sql.cache import PlanCache
+from khonsu_sql.sql.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from khonsu_engine.database import Database
+    from khonsu_sql.table_description import TableDescription
+
+__all__ = ["LocalSession"]
+
+
+class LocalSession:
+    """`session.Session` on an open `Database`, which it does not close."""
+
+    def __init__(
+        self, database: Database, *, isolation: Isolation = Isolation.SERIALIZABLE, autocommit: bool = False, read_only: bool = False
+    ) -> None:
+        settings = Settings(isolation=isolation, read_only=read_only)
+        plans = _plans_of(database)
+        self._core = SessionCore(database, plans, settings, autocommit=autocommit)
+        self._lane = FastLane(self._core, database, plans)
+
+    # --- statements
+
+    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False) -> Result:
+        """See `session.Session.execute`. Cached point statements take the fast lane."""
+        if not many:
+            try:
+                result = self._lane.run(sql, parameters)
+            except EngineError as error:
+                raise translate(error, sql=sql) from error
+            if result is not None:
+                return result
+        return self._finish(Execute(sql, parameters, many))
+
+    def ingest(self, table: str, reader: pa.RecordBatchReader, mode: IngestMode) -> int:
+        """Returns the number of rows written."""
+        return self._finish(Ingest(table, reader, mode)).rowcount
+
+    def _finish(self, request: Request) -> Result:
+        """Step until there is a result, waiting for what must be waited for. A wait that raises (Ctrl-C too) is told to the core."""
+        core = self._core
+        answer = core.step(request)
+        while not isinstance(answer, Result):
+            failure: BaseException | None = None
+            try:
+                wait_out(answer)
+            except BaseException as error:  # noqa: BLE001 - it is raised again by the core, which cleans up first
+                failure = error
+            answer = core.step(Answered(failure))
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel the running statement: it raises QueryCanceled. From any thread."""
+        self._core.cancel()
+
+    def tables(self) -> tuple[TableDescription, ...]:
+        """The tables this session sees now."""
+        from khonsu_sql.table_description import describe
+
+        return describe(self._core.catalog)
+
+    # --- transactions
+
+    def begin(self, options: TransactionOptions) -> None:
+        self._finish(Begin(options))
+
+    def commit(self) -> Outcome | None:
+        """How the transaction ended; None without one. Raises what made it fail; then it was rolled back."""
+        if self._core.transaction.status is TransactionStatus.IDLE:
+            return None
+        self._finish(End(commit=True))
+        return self._core.transaction.outcome
+
+    def rollback(self) -> None:
+        self._finish(End(commit=False))
+
+    @property
+    def status(self) -> TransactionStatus:
+        return self._core.transaction.status
+
+    @property
+    def autocommit(self) -> bool:
+        return self._core.autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        self._core.autocommit = value
+
+    @property
+    def isolation(self) -> Isolation:
+        """Of transactions that name none; the setting `default_transaction_isolation`."""
+        return self._core.settings.default_transaction_isolation
+
+    @isolation.setter
+    def isolation(self, value: Isolation) -> None:
+        self._core.settings.default_transaction_isolation = value
+
+    def close(self) -> None:
+        """Roll back. Idempotent."""
+        self._core.close()
+
+
+_plans: WeakKeyDictionary[Database, PlanCache] = WeakKeyDictionary()
+_plans_latch = threading.Lock()
+
+
+def _plans_of(database: Database) -> PlanCache:
+    with _plans_latch:
+        return _plans.setdefault(database, PlanCache())

@@ -1,0 +1,74 @@
+"""What a statement runs with, and the two ends of every query: the relations it reads and the result it becomes.
+
+Called by `execute`, `dml`, `ingest` and `explain`; calls the transaction (for scans) and the evaluator (DuckDB).
+
+Invariants: the scans of a query are made, and so its snapshot pinned and its reads recorded, *before* DuckDB is called; a result
+that streams keeps them, so that neither COMMIT nor later writes touch it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from khonsu_engine.commands import EVERY_KEY, KeyRange
+from khonsu_engine.mvcc.key_ranges import key_range
+from khonsu_engine.mvcc.predicates import Predicate
+from khonsu_engine.schema.catalog import Table
+from khonsu_sql.session import Result
+from khonsu_sql.sql.bind import instantiate
+from khonsu_sql.sql.plan import Query, Source
+
+if TYPE_CHECKING:
+    from khonsu_engine.columns.scan import Scan
+    from khonsu_engine.database import Database
+    from khonsu_engine.transaction import LocalTransaction
+    from khonsu_sql.sql.query import Evaluated, Evaluator
+    from khonsu_sql.sql.settings import Settings
+
+__all__ = ["Context", "Relations", "relations_of", "result_of", "run_query", "scan_of"]
+
+
+@dataclass(slots=True)
+class Context:
+    """What one statement runs with. `check_cancelled` raises QueryCanceled once `cancel()` was called."""
+
+    database: Database
+    transaction: LocalTransaction
+    evaluator: Evaluator
+    settings: Settings
+    check_cancelled: Callable[[], None]
+
+
+Relations = dict[str, Any]
+"""Source name -> what DuckDB reads under it: a `Scan`, or a `pa.Table`."""
+
+
+def relations_of(sources: Sequence[Source], values: Sequence[Any], context: Context) -> Relations:
+    """A scan for each source, its read recorded."""
+    return {source.name: scan_of(source, values, context) for source in sources}
+
+
+def scan_of(source: Source, values: Sequence[Any], context: Context) -> Scan:
+    read = source.read
+    predicate = instantiate(read.predicate, values)
+    return context.transaction.scan(read.table.id, source.projection, _keys(read.table, predicate), predicate, read_columns=read.columns)
+
+
+def _keys(table: Table, predicate: Predicate) -> KeyRange:
+    """The range of keys the filter allows, if the key's types are ordered in SQL as their values are."""
+    if all(table.columns[position].type.sql_ordered for position in table.key_columns):
+        return key_range(predicate, table.key_columns)
+    return EVERY_KEY
+
+
+def run_query(query: Query, values: Sequence[Any], context: Context) -> Result:
+    """A SELECT: as rows, or, beyond `stream_rows_min` of them, as a reader that holds its snapshot."""
+    relations = relations_of(query.sources, values, context)
+    return result_of(context.evaluator.run(query, values, relations, rows_max=context.settings.stream_rows_min))
+
+
+def result_of(evaluated: Evaluated) -> Result:
+    rows = evaluated.rows
+    return Result(evaluated.columns, -1 if rows is None else len(rows), "SELECT", rows, evaluated.batches)
