@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pyarrow as pa
+
 from khonsu_engine.columns import compaction, flush
 from khonsu_engine.columns.build import write_segments
 from khonsu_engine.columns.key_order import contains, order_of

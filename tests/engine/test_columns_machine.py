@@ -9,13 +9,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from khonsu_engine.columns import scan
 from khonsu_engine.columns.scan import Scan
 from khonsu_engine.commands import EVERY_KEY, KeyRange
 from khonsu_engine.mvcc.predicates import ALL, And, Compare, In, IsNull, Not, Or, Predicate
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import NAN
-
 from tests.engine.columns_model import Bench, Pin, table_of
 
 INTEGERS = st.integers(0, 60)

@@ -12,7 +12,6 @@ from typing import Any
 
 from khonsu_engine.columns.version import PRUNED, SnapshotPruned, Version
 from khonsu_engine.commands import EVERY_KEY, KeyRange
-
 from tests.engine.columns_model import Bench, Pin, rows_of, table_of
 
 COMMITS = 1_500

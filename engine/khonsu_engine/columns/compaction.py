@@ -2,7 +2,7 @@
 
 Driven by maintenance: `choose` says what is worth merging (or that nothing is), `Compaction.write` merges outside every latch,
 `finish` exchanges the segments under the commit latch. The memtable is not touched. Dead rows are left behind: whoever pins the new
-table version reads above their end. `__ts` goes where no snapshot can tell the difference any more.
+table version reads above their end, and what conflicts need of deletions is in `TableVersion.deleted` already. `__ts` goes where no snapshot can tell the difference any more.
 
 A merge goes through the key space in parts of about one segment, so its memory does not grow with the table; sorting and copying
 are Arrow's and NumPy's, which let other threads run.
@@ -10,7 +10,7 @@ are Arrow's and NumPy's, which let other threads run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,6 @@ class Compaction:
         self.segments: list[Segment] = []
         self._horizon = horizon
         self._upto = upto
-        self._deletions: dict[Key, Timestamp] = {}
 
     def write(self, store: Store, limits: Limits, new_name: Callable[[], str]) -> list[Segment]:
         """Write the live rows of the segments as new ones. Raises StoreFailed: nothing is left behind then."""
@@ -108,11 +107,6 @@ class Compaction:
         timestamps = span[0] < span[1] and span[1] > self._horizon
         tables = self._merged(limits.segment_rows_max, timestamps)
         self.segments = write_segments(store, self.base.table, tables, limits=limits, new_name=new_name, span=span, timestamps=timestamps)
-        for view in self.views:
-            still = view.dead_timestamps > self._horizon
-            for position, timestamp in zip(view.dead[still].tolist(), view.dead_timestamps[still].tolist(), strict=True):
-                key = view.segment.key_at(position)
-                self._deletions[key] = max(timestamp, self._deletions.get(key, 0))
         return self.segments
 
     def _merged(self, rows: int, timestamps: bool) -> Iterator[pa.Table]:
@@ -147,12 +141,7 @@ class Compaction:
         others = [view for view in current.segments if id(view) not in replaced]
         if len(others) != len(current.segments) - len(self.views):
             return None
-        return current.replaced(
-            (*others, *(SegmentView(segment) for segment in self.segments)), deleted=self._deleted(current.deleted), settled=self._upto
-        )
-
-    def _deleted(self, known: Mapping[Key, Timestamp]) -> Mapping[Key, Timestamp]:
-        return {**known, **{key: max(at, known.get(key, 0)) for key, at in self._deletions.items()}} if self._deletions else known
+        return current.replaced((*others, *(SegmentView(segment) for segment in self.segments)), settled=self._upto)
 
 
 def _live_batches(view: SegmentView, part: KeyRange, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -84,11 +84,13 @@ class TableVersion:
         return newest
 
     def timestamp_of(self, key: Key, timestamp: Timestamp) -> Timestamp:
-        """When what a reader at `timestamp` sees of `key` was committed, if that is still in the memtable, else 0."""
+        """When what a reader at `timestamp` sees of `key` was committed, at the latest; 0: long ago, it is durable."""
+        if timestamp < self.valid_from and self.previous is not None:
+            return self.previous.timestamp_of(key, timestamp)
         version = self.memtable.chains.get(key)
         while version is not None and version.timestamp > timestamp:
             version = version.older
-        return 0 if version is None else version.timestamp
+        return self.valid_from if version is None else version.timestamp
 
     def rows(
         self,
