@@ -2,7 +2,8 @@
 
 Driven by maintenance: `choose` says what is worth merging (or that nothing is), `Compaction.write` merges outside every latch,
 `finish` exchanges the segments under the commit latch. The memtable is not touched. Dead rows are left behind: whoever pins the new
-table version reads above their end, and what conflicts need of deletions is in `TableVersion.deleted` already. `__ts` goes where no snapshot can tell the difference any more.
+table version reads above their end, and what conflicts need of deletions is in `TableVersion.deleted` already. `__ts` goes where no
+snapshot can tell the difference any more.
 
 A merge goes through the key space in parts of about one segment, so its memory does not grow with the table; sorting and copying
 are Arrow's and NumPy's, which let other threads run.
