@@ -15,6 +15,8 @@ import msgspec
 from khonsu_engine.commands import Isolation, Operation
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.schema.catalog import Table
+from khonsu_engine.schema.types import SqlType
+from khonsu_sql.sql.shape import Shape
 
 __all__ = [
     "CreateTable",
@@ -36,9 +38,12 @@ __all__ = [
 
 
 class ParameterRef(msgspec.Struct, frozen=True, gc=False):
-    """The `index`-th value of the normalised parameter list (0-based)."""
+    """The `index`-th value of the normalised parameter list (0-based), converted to `cast` if the text says so and compared
+    with a column of `type`: `predicates.instantiate` does both, or widens the predicate."""
 
     index: int
+    type: SqlType
+    cast: SqlType | None = None
 
 
 class ParameterSpec(msgspec.Struct, frozen=True):
@@ -127,20 +132,31 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class PointRead(msgspec.Struct, frozen=True):
-    """A compiled shortcut for a SELECT by key. `run(transaction, parameters) -> list of row tuples`; `fallback` means the same."""
+    """A compiled shortcut for a SELECT by key; `fallback` means the same.
+
+    `run(transaction, parameters)` -> list of row tuples. `alone(state, parameters)`: the same on the last durable state, without a
+    transaction; None: there is no such function. Both may raise `point_code.Fallback` or InvalidValue: then the fallback runs.
+    `columns`: the `session.ColumnInfo`s of the result.
+    """
 
     run: Callable[..., Any]
-    columns: tuple[str, ...]
-    types: tuple[Any, ...]
+    alone: Callable[..., Any] | None
+    columns: tuple[Any, ...]
     description: str
     fallback: Query
 
 
 class PointWrite(msgspec.Struct, frozen=True):
-    """A compiled shortcut for INSERT of values, UPDATE and DELETE by key. `run(transaction, parameters) -> row count`."""
+    """A compiled shortcut for INSERT of values, UPDATE and DELETE by key; `fallback` means the same.
+
+    `run(transaction, parameters)` -> (row count, the RETURNING row or None). `alone(database, connection name, parameters)` ->
+    (did the row change, ticket or None): the statement as a transaction of its own. `columns`: of RETURNING, else None.
+    """
 
     run: Callable[..., Any]
+    alone: Callable[..., Any] | None
     operation: Operation
+    columns: tuple[Any, ...] | None
     description: str
     fallback: WriteFromQuery
 
@@ -153,8 +169,12 @@ Plan = PointRead | PointWrite | Query | WriteFromQuery | CreateTable | DropTable
 
 
 class Statement(msgspec.Struct, frozen=True, dict=True):
-    """One statement of a script with its plan, its parameters and the catalog tables it depends on."""
+    """One statement of a script with its plan, its parameters and the catalog tables it depends on.
+
+    `shape`: what a simple statement says, for the point path's compiler; None when it is not simple.
+    """
 
     plan: Plan
     parameters: ParameterSpec
     tables: tuple[Table, ...] = ()
+    shape: Shape | None = None

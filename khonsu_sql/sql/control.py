@@ -1,0 +1,161 @@
+"""Transaction control and settings, read by ourselves: sqlglot takes SAVEPOINT for an alias and START TRANSACTION for nonsense.
+
+Called by `parse`. Nothing is read and ignored: what has no meaning here yet is refused by its name (0A000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlglot.tokens import TokenType
+
+from khonsu_engine.commands import Isolation
+from khonsu_sql.errors import FeatureNotSupported
+from khonsu_sql.sql.plan import Setting, TransactionControl
+from khonsu_sql.sql.words import Words
+
+__all__ = ["control_plan"]
+
+
+def control_plan(words: Words) -> TransactionControl | Setting | None:
+    """The plan of a transaction or session statement, or None for another one. Raises SyntaxError_, FeatureNotSupported."""
+    read = _STATEMENTS.get(words.word)
+    if read is None:
+        return None
+    plan = read(words)
+    words.end()
+    return plan
+
+
+def refuse(words: Words, what: str, hint: str | None = None) -> FeatureNotSupported:
+    """0A000 at the cursor."""
+    start = words.tokens[min(words.position, len(words.tokens) - 1)].start
+    return FeatureNotSupported(f"{what} is not supported yet", position=start + 1, sql=words.sql, hint=hint)
+
+
+def _begin(words: Words) -> TransactionControl:
+    if words.accept("START"):
+        words.expect("TRANSACTION")
+    else:
+        words.expect("BEGIN")
+        _noise(words)
+    isolation: Isolation | None = None
+    read_only: bool | None = None
+    while not words.at_end:
+        if words.accept("ISOLATION", "LEVEL"):
+            isolation = _level(words)
+        elif words.accept("READ", "ONLY"):
+            read_only = True
+        elif words.accept("READ", "WRITE"):
+            read_only = False
+        elif not (words.accept("DEFERRABLE") or words.accept("NOT", "DEFERRABLE")):
+            raise _mode_error(words)
+        words.accept(",")
+    return TransactionControl("begin", isolation, read_only)
+
+
+def _level(words: Words) -> Isolation:
+    for level in Isolation:
+        if words.accept(*level.name.split("_")):
+            return level
+    for weak in ("COMMITTED", "UNCOMMITTED"):
+        if (words.word, words.ahead(1)) == ("READ", weak):
+            raise refuse(words, f"isolation level READ {weak}", "Use REPEATABLE READ or SERIALIZABLE.")
+    raise words.error("expected an isolation level", hint="SERIALIZABLE or REPEATABLE READ.")
+
+
+def _mode_error(words: Words) -> Exception:
+    for mode in (("PESSIMISTIC",), ("OPTIMISTIC",), ("ADAPTIVE",), ("ON", "CONFLICT"), ("AS", "OF")):
+        if words.accept(*mode):
+            words.position -= len(mode)
+            return refuse(words, f"BEGIN … {' '.join(mode)}")
+    return words.error("expected ISOLATION LEVEL, READ ONLY, READ WRITE or DEFERRABLE")
+
+
+def _noise(words: Words) -> None:
+    if not words.accept("TRANSACTION"):
+        words.accept("WORK")
+
+
+def _end(action: str) -> Callable[[Words], TransactionControl]:
+    def read(words: Words) -> TransactionControl:
+        name = words.take().text.upper()
+        if words.word == "PREPARED":
+            raise refuse(words, f"{name} PREPARED")
+        _noise(words)
+        if words.word == "TO":
+            raise refuse(words, "ROLLBACK TO SAVEPOINT")
+        if words.accept("AND") and not words.accept("NO", "CHAIN"):
+            raise refuse(words, f"{name} AND CHAIN")
+        return TransactionControl(action)
+
+    return read
+
+
+def _refused(what: str) -> Callable[[Words], TransactionControl]:
+    def read(words: Words) -> TransactionControl:
+        raise refuse(words, what)
+
+    return read
+
+
+def _set(words: Words) -> Setting:
+    words.expect("SET")
+    for scope in ("LOCAL", "GLOBAL", "VARIABLE", "CONSTRAINTS", "TRANSACTION", "ROLE", "AUTHORIZATION"):
+        if words.word == scope and words.ahead(1) not in ("=", "TO"):
+            raise refuse(words, f"SET {scope}", _HINTS.get(scope))
+    if words.ahead(1) not in ("=", "TO", ""):
+        words.accept("SESSION")
+    if words.word in ("CHARACTERISTICS", "AUTHORIZATION"):
+        raise refuse(words, f"SET SESSION {words.word}", _HINTS["TRANSACTION"] if words.word == "CHARACTERISTICS" else None)
+    if words.accept("TIME", "ZONE"):
+        words.position -= 2
+        raise refuse(words, "SET TIME ZONE", "The time zone is UTC.")
+    name = words.name("the name of a setting")
+    if not words.accept("="):
+        words.expect("TO")
+    return Setting(name, _value(words))
+
+
+_HINTS = {"TRANSACTION": "Use BEGIN ISOLATION LEVEL …, or SET default_transaction_isolation.", "LOCAL": "Use SET."}
+
+
+def _value(words: Words) -> str:
+    """A quoted text, a number, or words: `SET default_transaction_isolation TO repeatable read`."""
+    start = words.position
+    token = words.take()
+    if token.token_type in (TokenType.STRING, TokenType.IDENTIFIER):
+        return token.text
+    if token.text in "+-" and not words.at_end:
+        words.take()
+    while words.word.isalpha() and not words.at_end:
+        words.take()
+    return words.text(start, words.position)
+
+
+def _show(words: Words) -> Setting:
+    words.expect("SHOW")
+    if words.accept("TRANSACTION", "ISOLATION", "LEVEL"):
+        words.position -= 3
+        raise refuse(words, "SHOW TRANSACTION ISOLATION LEVEL", "SHOW default_transaction_isolation.")
+    return Setting(words.name("the name of a setting"))
+
+
+def _reset(words: Words) -> Setting:
+    words.expect("RESET")
+    return Setting(words.name("the name of a setting"), "default")
+
+
+_STATEMENTS: dict[str, Callable[[Words], TransactionControl | Setting]] = {
+    "BEGIN": _begin,
+    "START": _begin,
+    "COMMIT": _end("commit"),
+    "END": _end("commit"),
+    "ROLLBACK": _end("rollback"),
+    "ABORT": _end("rollback"),
+    "SAVEPOINT": _refused("SAVEPOINT"),
+    "RELEASE": _refused("RELEASE SAVEPOINT"),
+    "SET": _set,
+    "SHOW": _show,
+    "RESET": _reset,
+}

@@ -1,0 +1,219 @@
+"""Text into tokens, statement by statement: what must hold before a parser may see it, and its parameters, numbered.
+
+Called by `parse` and `define`; calls sqlglot's tokenizer. Everything a hostile text could do to a recursive parser is bounded here:
+size (54000), nesting of brackets and CASE, runs of prefix words, chains of subscripts (54001).
+
+Invariants: token positions are 0-based characters of the whole text; after `numbered` a parameter of any style is the two tokens
+`$` and n (1-based place in the normalised list), so their order is the text's, whatever the tree looks like.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlglot.errors import TokenError
+from sqlglot.tokens import Token, TokenType
+
+from khonsu_sql.errors import CharacterNotInRepertoire, Error, ParameterMismatch, ProgramLimitExceeded, StatementTooComplex, SyntaxError_
+from khonsu_sql.sql.dialect import GUARDED, READ
+from khonsu_sql.sql.plan import ParameterSpec
+from khonsu_sql.sql.quotes import pieces, without_dollar_quotes
+
+__all__ = ["NESTING_MAX", "check_text", "numbered", "shifted", "split", "syntax_error", "tokenize"]
+
+NESTING_MAX = 200
+PREFIX_RUN_MAX = 100
+SUBSCRIPTS_MAX = 100
+PARAMETERS_MAX = 65_535
+
+_OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE, TokenType.CASE}
+_CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.END}
+_OPERANDS = {
+    TokenType.VAR, TokenType.NUMBER, TokenType.STRING, TokenType.IDENTIFIER, TokenType.PLACEHOLDER, TokenType.PARAMETER,
+    TokenType.COMMA, TokenType.SEMICOLON, TokenType.STAR, TokenType.NULL, TokenType.DOT, *_OPENING, *_CLOSING,
+}  # fmt: skip
+_VALUE_ENDS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER}
+_UNFINISHED = {"text": "quoted text", "identifier": "quoted identifier", "comment": "comment", "dollar": "dollar-quoted text"}
+
+
+def syntax_error(message: str, sql: str, start: int | None, *, hint: str | None = None) -> SyntaxError_:
+    """42601 at the 0-based character `start`."""
+    return SyntaxError_(message, position=None if start is None else start + 1, sql=sql, hint=hint)
+
+
+def check_text(sql: str, bytes_max: int) -> None:
+    """Raises ProgramLimitExceeded (54000), CharacterNotInRepertoire (22021) or SyntaxError_ (NUL)."""
+    if len(sql) > bytes_max:
+        raise _too_long(len(sql), bytes_max)
+    if "\0" in sql:
+        raise syntax_error("a statement must not contain NUL", sql, sql.index("\0"), hint="Pass binary data as parameters.")
+    if sql.isascii():
+        return
+    try:
+        size = len(sql.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        message = "a statement must not contain lone surrogates, which UTF-8 cannot encode"
+        raise CharacterNotInRepertoire(message, position=error.start + 1) from None
+    if size > bytes_max:
+        raise _too_long(size, bytes_max)
+
+
+def _too_long(size: int, size_max: int) -> Error:
+    return ProgramLimitExceeded(
+        f"the statement has {size:,} bytes or more, the limit is {size_max:,}",
+        hint="Pass data as parameters or with ingest(), or raise the setting statement_bytes_max.",
+    )
+
+
+def tokenize(sql: str, dialect: Any = READ) -> list[Token]:
+    """The tokens of `sql`. Raises SyntaxError_ for what is not closed, StatementTooComplex for what nests too deeply."""
+    text, mark = without_dollar_quotes(sql)
+    try:
+        tokens: list[Token] = dialect.tokenize(text)
+    except TokenError as error:
+        raise _untokenizable(sql, error) from error
+    if mark:
+        tokens = [_with_text(token, token.text.replace(mark, "'")) if mark in token.text else token for token in tokens]
+    _check_nesting(tokens, sql)
+    return [_decimal(token, sql) if token.token_type in (TokenType.HEX_STRING, TokenType.BIT_STRING) else token for token in tokens]
+
+
+def _untokenizable(sql: str, error: Exception) -> Error:
+    for piece in pieces(sql):
+        if not piece.closed:
+            return syntax_error(f"unterminated {_UNFINISHED[piece.kind]}", sql, piece.start)
+    return syntax_error(f"syntax error: {str(error).partition(' from ')[0]}", sql, None)
+
+
+def _with_text(token: Token, text: str, kind: TokenType | None = None, *, shift: int = 0, wide: int = 0) -> Token:
+    return Token(kind or token.token_type, text, token.line, token.col, token.start + shift, token.end + shift + wide, [])
+
+
+def _decimal(token: Token, sql: str) -> Token:
+    """`0x1F` and `0b101` are numbers; `x'1F'` stays what it is."""
+    source = sql[token.start : token.end + 1]
+    if source[:2].lower() not in ("0x", "0b"):
+        return token
+    return _with_text(token, str(int(source.replace("_", ""), 0)), TokenType.NUMBER)
+
+
+def _check_nesting(tokens: list[Token], sql: str) -> None:
+    depth = run = subscripts = 0
+    before: TokenType | None = None
+    for token in tokens:
+        kind = token.token_type
+        if kind in _OPENING:
+            depth += 1
+            subscripts = subscripts + 1 if before is TokenType.R_BRACKET and kind is TokenType.L_BRACKET else 0
+        elif kind in _CLOSING:
+            depth = max(0, depth - 1)
+        run = 0 if kind in _OPERANDS else run + 1
+        if depth > NESTING_MAX or run > PREFIX_RUN_MAX or subscripts > SUBSCRIPTS_MAX:
+            raise StatementTooComplex(
+                f"the statement is nested too deeply: more than {NESTING_MAX} levels", position=token.start + 1, sql=sql
+            )
+        before = kind
+
+
+def split(tokens: list[Token], sql: str) -> list[tuple[list[Token], int]]:
+    """The tokens of each statement and where its text ends; empty ones are left out."""
+    statements: list[tuple[list[Token], int]] = []
+    current: list[Token] = []
+    for token in tokens:
+        if token.token_type is not TokenType.SEMICOLON:
+            current.append(token)
+        elif current:
+            statements.append((current, token.start))
+            current = []
+    return [*statements, (current, len(sql))] if current else statements
+
+
+def shifted(tokens: list[Token], offset: int) -> list[Token]:
+    """The tokens of a part of a text, placed in the whole."""
+    return [_with_text(token, token.text, shift=offset) for token in tokens] if offset else tokens
+
+
+# --- parameters
+
+
+def numbered(tokens: list[Token], sql: str) -> tuple[list[Token], ParameterSpec]:
+    """One statement's tokens with its parameters as `$n`, and what it expects. Raises ParameterMismatch for two styles in one."""
+    result: list[Token] = []
+    seen: dict[str, int] = {}
+    style, count, skip = "none", 0, False
+    brackets: list[TokenType] = []
+    for number, token in enumerate(tokens):
+        _track(brackets, token.token_type)
+        if skip:
+            skip = False
+            continue
+        following = tokens[number + 1] if number + 1 < len(tokens) else None
+        found = _parameter(token, following, result[-1] if result else None, brackets, sql)
+        if found is None:
+            result.append(token)
+            continue
+        kind, name = found
+        if style not in ("none", kind):
+            raise ParameterMismatch("a statement has parameters of one style: ?, $1 or :name", position=token.start + 1, sql=sql)
+        style, skip = kind, kind != "qmark"
+        place = _place(kind, name, seen, count)
+        count = max(count, place)
+        if count > PARAMETERS_MAX:
+            raise ProgramLimitExceeded(f"a statement has at most {PARAMETERS_MAX:,} parameters", position=token.start + 1, sql=sql)
+        wide = following.end - token.end if skip and following is not None else 0
+        result += [_with_text(token, "$", TokenType.PARAMETER, wide=wide), _with_text(token, str(place), TokenType.NUMBER, wide=wide)]
+    return result, ParameterSpec(style, tuple(seen) if style == "named" else (), count)
+
+
+def _track(brackets: list[TokenType], kind: TokenType) -> None:
+    if kind in _OPENING and kind is not TokenType.CASE:
+        brackets.append(kind)
+    elif kind in (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE) and brackets:
+        brackets.pop()
+
+
+def _place(kind: str, name: str, seen: dict[str, int], count: int) -> int:
+    """1-based place in the normalised list."""
+    match kind:
+        case "qmark":
+            return count + 1
+        case "numeric":
+            return int(name)
+        case _:
+            return seen.setdefault(name, len(seen) + 1)
+
+
+def _parameter(
+    token: Token, following: Token | None, before: Token | None, brackets: list[TokenType], sql: str
+) -> tuple[str, str] | None:
+    """(style, name) of the parameter that begins with `token`, if one does."""
+    kind = token.token_type
+    if kind is TokenType.PLACEHOLDER:
+        return "qmark", ""
+    if kind not in (TokenType.PARAMETER, TokenType.COLON) or token.text not in ("$", ":"):
+        return None
+    name = _adjacent_name(token, following, sql)
+    if kind is TokenType.PARAMETER:
+        if name.isdecimal() and 0 < len(name) < 10 and int(name):
+            return "numeric", name
+        if not name or name[0].isdecimal():
+            raise syntax_error('syntax error at or near "$"', sql, token.start, hint="Parameters are ?, $1, :name or $name.")
+        return "named", name
+    if not name or name[0].isdecimal() or (brackets and brackets[-1] is not TokenType.L_PAREN and _ends_value(before)):
+        return None
+    return "named", name
+
+
+def _adjacent_name(token: Token, following: Token | None, sql: str) -> str:
+    """The word that follows without a space, as it was written."""
+    if following is None or following.start != token.end + 1 or following.token_type is TokenType.STRING:
+        return ""
+    name = sql[following.start : following.end + 1]
+    return name if name.replace("_", "a").isalnum() else ""
+
+
+def _ends_value(token: Token | None) -> bool:
+    """In `x[a:b]` and `{'a':b}` the colon separates; in `x[:b]` and `{'a': :b}` a parameter begins."""
+    if token is None or token.token_type in _VALUE_ENDS:
+        return token is not None
+    return token.text.replace("_", "a").isalnum() and token.text.lower() not in GUARDED
