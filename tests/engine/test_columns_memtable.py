@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from khonsu_engine.columns.key_order import contains
-from khonsu_engine.columns.memtable import FRESH_KEYS_MAX, Memtable
+from khonsu_engine.columns.memtable import Memtable
+from khonsu_engine.columns.ordered_keys import FRESH_KEYS_MAX
 from khonsu_engine.columns.recent import recent_of
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import PRUNED, Version
@@ -174,8 +175,10 @@ def test_ordered_keys_are_complete_and_in_order() -> None:
             memtable.install(version(key, len(memtable.log) + 10))
         for range_ in (KeyRange(), KeyRange(1_000, 2_000), KeyRange(1_000, 2_000, False, False), KeyRange(None, 50), KeyRange(4_000)):
             expected = sorted(key for key in known if contains(range_, key))
-            assert memtable.keys_between(range_) == expected
-            assert memtable.keys_between(range_, reverse=True) == expected[::-1]
+            keys = memtable.ordered_keys()
+            assert keys.between(range_) == list(keys.iterate(range_, False)) == expected
+            assert list(keys.iterate(range_, True)) == expected[::-1]
+            assert all(key in keys for key in expected) and -1 not in keys and 5_001 not in keys
 
 
 def test_prefixes_of_composite_keys() -> None:
@@ -183,9 +186,9 @@ def test_prefixes_of_composite_keys() -> None:
     keys = [(number, letter) for number in range(4) for letter in "abc"]
     for key in keys:
         memtable.install(Version(key, 10, key, None, None, 10))
-    assert memtable.keys_between(KeyRange((2,), (2,))) == [(2, "a"), (2, "b"), (2, "c")]
-    assert memtable.keys_between(KeyRange((2,), None, False)) == [(3, "a"), (3, "b"), (3, "c")]
-    assert memtable.keys_between(KeyRange((1, "b"), (2,), False, False)) == [(1, "c")]
+    assert memtable.ordered_keys().between(KeyRange((2,), (2,))) == [(2, "a"), (2, "b"), (2, "c")]
+    assert memtable.ordered_keys().between(KeyRange((2,), None, False)) == [(3, "a"), (3, "b"), (3, "c")]
+    assert memtable.ordered_keys().between(KeyRange((1, "b"), (2,), False, False)) == [(1, "c")]
 
 
 def test_size_counts_each_version_once() -> None:

@@ -137,6 +137,23 @@ def test_pruning_prunes() -> None:
     assert version.scan(1, [0], KeyRange(9, None)).segments_pruned == 1
 
 
+@pytest.mark.parametrize("kind", ["VARCHAR", "BLOB"])
+def test_long_texts_are_bounded_by_a_prefix(kind: str) -> None:
+    long: Any = "m" * 1_000 if kind == "VARCHAR" else b"m" * 1_000
+    small, large = long[:3], long[:-1] + (long[:1] * 5)
+    table = table_of("BIGINT", kind, key=(0,))
+    (segment,) = segments_of(table, [(n, long) for n in range(3)])
+    assert len(encode_meta(segment.meta, table)) < 400
+    for predicate, possible in [
+        (Compare(1, "=", long), True),
+        (Compare(1, ">", long[:80]), True),
+        (Compare(1, "=", large), True),
+        (Compare(1, "<", small), False),
+        (Compare(1, "=", small), False),
+    ]:
+        assert segment.may_match(KeyRange(), predicate) == possible, predicate
+
+
 def test_a_scan_gives_the_columns_asked_for_within_the_range() -> None:
     table = table_of("BIGINT", "DOUBLE", "VARCHAR", key=(0,))
     version = TableVersion(table, [SegmentView(segment) for segment in segments_of(table, [(n, n / 2, f"n{n}") for n in range(16)])])

@@ -50,7 +50,7 @@ def overlapping_key(version: TableVersion, segment: Segment, timestamp: Timestam
 def _chained(memtable: Memtable, segment: Segment) -> dict[Key, int]:
     """The keys of `segment` that have a chain, with their positions; noted in the segment for `installed`."""
     seen = len(memtable.log)
-    keys = memtable.keys_between(KeyRange(segment.meta.first, segment.meta.last))
+    keys = memtable.ordered_keys().between(KeyRange(segment.meta.first, segment.meta.last))
     found: dict[Key, int] = {}
     for start in range(0, len(keys), SLICE):
         part = keys[start : start + SLICE]

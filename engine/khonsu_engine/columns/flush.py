@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pyarrow as pa
 
 from khonsu_engine.columns.build import Span, arrow_tables, write_segments
 from khonsu_engine.columns.key_search import NO_POSITIONS, find_many
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.segment import Segment
 from khonsu_engine.columns.segment_view import SegmentView
+from khonsu_engine.columns.sorting import sorted_by_key
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import Version
 from khonsu_engine.commands import Key, Timestamp
@@ -61,20 +63,29 @@ class Flush:
     def write(self, store: Store, limits: Limits, new_name: Callable[[], str]) -> list[Segment]:
         """Write the rows as segment files, find the positions that die. Raises StoreFailed: nothing is left behind then."""
         kept = [version for version in self.moved.values() if version.row is not None]
-        order = self.base.memtable.order
-        kept.sort(key=(lambda version: version.key) if order is None else (lambda version: order(version.key)))  # type: ignore[arg-type,return-value]
         if kept:
-            span = _span(kept)
-            timestamps = [version.timestamp for version in kept] if span[0] < span[1] and span[1] > self._horizon else None
-            rows = [version.row for version in kept if version.row is not None]
-            tables = arrow_tables(self.base.table, rows, timestamps)
-            self.segments = write_segments(
-                store, self.base.table, tables, limits=limits, new_name=new_name, span=span, timestamps=timestamps is not None
-            )
+            self.segments = self._written(kept, store, limits, new_name)
         for view in self.base.segments:
             self._views[id(view)] = self._with_moved_dead(view)
         self._deletions = self._deleted()
         return self.segments
+
+    def _written(self, kept: list[Version], store: Store, limits: Limits, new_name: Callable[[], str]) -> list[Segment]:
+        """Arrow first, in slices, and then its sort: that one lets other threads run, `list.sort` does not."""
+        table = self.base.table
+        span = _span(kept)
+        timestamps = [version.timestamp for version in kept] if span[0] < span[1] and span[1] > self._horizon else None
+        rows = [version.row for version in kept if version.row is not None]
+        unsorted = pa.concat_tables(arrow_tables(table, rows, timestamps))
+        return write_segments(
+            store,
+            table,
+            (sorted_by_key(table, unsorted),),
+            limits=limits,
+            new_name=new_name,
+            span=span,
+            timestamps=timestamps is not None,
+        )
 
     def _with_moved_dead(self, view: SegmentView) -> SegmentView:
         versions = list(self.moved.values())

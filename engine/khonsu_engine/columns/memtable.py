@@ -1,8 +1,8 @@
 """Recent versions of one table: a chain per key, and all of them in publication order (the version log).
 
 Written only under the commit latch (`install`, `prune`); read by anybody without one: readers use single `dict.get`s,
-list slices and chain links, each of which is atomic. Ordered reads go through `keys_between`: an immutable sorted list
-plus a short sorted list of fresh keys, both replaced as one value, caught up from the log by whoever needs them.
+list slices and chain links, each of which is atomic. Ordered reads go through `ordered_keys`, an immutable value that whoever
+needs it catches up from the log.
 
 Invariants: every key's versions are newer than whatever the segments below hold for it (`table_version`); the log is
 never shortened, so position n of it means the same version for ever; a memtable is left behind, never emptied, by a flush.
@@ -14,15 +14,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from khonsu_engine.columns.key_order import Order, bounds_of, in_order, order_of
+from khonsu_engine.columns.key_order import Order, order_of
+from khonsu_engine.columns.ordered_keys import OrderedKeys
 from khonsu_engine.columns.version import PRUNED, Pruned, Version
-from khonsu_engine.commands import Key, KeyRange, Timestamp
+from khonsu_engine.commands import Key, Timestamp
 from khonsu_engine.limits import DEFAULT
 from khonsu_engine.schema.catalog import Table
 
 __all__ = ["Memtable"]
 
-FRESH_KEYS_MAX = 512
 VERSION_BYTES = 250
 """What a version costs beside its values: its struct, its tuple, its place in dict, log and change list."""
 
@@ -41,7 +41,7 @@ class Memtable:
         self.log: list[Version] = []
         self.order: Order = order_of(table)
         self.recent: Any = None  # the log as Arrow batches, made by the first scan (`recent.recent_of`)
-        self._ordered: tuple[list[Key], list[Key], int] = ([], [], 0)
+        self._ordered = OrderedKeys([], [], 0, self.order)
         self._measured = (0, 0)
 
     def install(self, version: Version) -> None:
@@ -95,36 +95,13 @@ class Memtable:
             self._measured = (upto, total)
         return total
 
-    def keys_between(self, range: KeyRange, *, reverse: bool = False) -> list[Key]:
-        """All keys with a chain within `range`, in order. Complete for every version published before the call."""
-        old, fresh, _ = self._caught_up()
-        order = self.order
-        parts = [keys[slice(*bounds_of(keys, range, order))] for keys in (old, fresh) if keys]
-        if len(parts) == 2 and parts[0] and parts[1]:
-            found = _merged(parts[0], parts[1], order)
-        else:
-            found = next((part for part in parts if part), [])
-        if reverse:
-            found = found[::-1]
-        return found
-
-    def _caught_up(self) -> tuple[list[Key], list[Key], int]:
-        """The ordered keys, up to date with the log. Two threads may do the same work; either result is right."""
-        old, fresh, seen = self._ordered
+    def ordered_keys(self) -> OrderedKeys:
+        """The keys of all versions published before the call, in order. Two threads may do the same work; either result is right."""
+        known = self._ordered
         upto = len(self.log)
-        if upto == seen:
-            return self._ordered
-        added = {version.key: None for version in self.log[seen:upto]}
-        fresh = in_order({**dict.fromkeys(fresh), **added}, self.order)
-        if len(fresh) > FRESH_KEYS_MAX:
-            old, fresh = _merged(old, fresh, self.order), []
-        self._ordered = caught_up = (old, fresh, upto)
-        return caught_up
-
-
-def _merged(left: list[Key], right: list[Key], order: Order) -> list[Key]:
-    """Two sorted lists as one, equal keys once."""
-    return list(dict.fromkeys(in_order(left + right, order)))
+        if upto != known.seen:
+            self._ordered = known = known.with_keys([version.key for version in self.log[known.seen : upto]], upto)
+        return known
 
 
 def _any_between(active: Sequence[Timestamp], begin: Timestamp, end: Timestamp) -> bool:

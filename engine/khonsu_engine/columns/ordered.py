@@ -1,9 +1,9 @@
 """Visible rows as tuples in key order, merged from segments, memtable and a transaction's own writes.
 
-Called through `TableVersion.rows`, for short ranges and ORDER BY key … LIMIT. Which keys of the memtable lie in the range, and
-where the range begins and ends in each segment, is found at once; rows are read as the caller asks for them.
+Called through `TableVersion.rows`, for short ranges and ORDER BY key … LIMIT. Which keys the memtable has, and where the
+range begins and ends in each segment, is found at once; rows are read as the caller asks for them.
 
-A key that has a chain is answered by `TableVersion.get`; a key of a segment that got its chain only after the list was made too.
+A key that has a chain is answered by `TableVersion.get`, also when it is a segment's and got its chain after that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from khonsu_engine.columns.key_order import Order, contains, in_order
+from khonsu_engine.columns.ordered_keys import OrderedKeys
 from khonsu_engine.columns.segment import Segment
 from khonsu_engine.columns.segment_view import SegmentView
 from khonsu_engine.columns.version import PRUNED, SnapshotPruned
@@ -39,15 +40,13 @@ def ordered_rows(
     while version.previous is not None and timestamp < version.valid_from:
         version = version.previous
     order = version.memtable.order
-    keys = version.memtable.keys_between(range, reverse=reverse)
+    keys = version.memtable.ordered_keys()
     own_keys = in_order((key for key in own if contains(range, key, order)), order, reverse=reverse)
     streams = [_view_rows(view, range, reverse) for view in version.segments]
-    below = _visible(
-        _merged([stream for stream in streams if stream is not None], order, reverse), version, timestamp, own, frozenset(keys)
-    )
+    below = _visible(_merged([stream for stream in streams if stream is not None], order, reverse), version, timestamp, own, keys)
     parts: list[Pairs] = [below]
-    if keys:
-        parts.append(_chained(keys, version, timestamp, own))
+    if keys.seen:
+        parts.append(_chained(keys.iterate(range, reverse), version, timestamp, own))
     if own_segments:
         views = [_view_rows(SegmentView(segment), range, reverse) for segment in own_segments]
         parts.append(_not_own(_merged([stream for stream in views if stream is not None], order, reverse), own))
@@ -80,13 +79,13 @@ def _positions_rows(view: SegmentView, start: int, stop: int, reverse: bool) -> 
             yield key_of(row), row
 
 
-def _visible(pairs: Pairs, version: TableVersion, timestamp: Timestamp, own: Mapping[Key, Write], listed: frozenset[Key]) -> Pairs:
+def _visible(pairs: Pairs, version: TableVersion, timestamp: Timestamp, own: Mapping[Key, Write], listed: OrderedKeys) -> Pairs:
     """Segment rows that neither the memtable nor an own write replaces."""
     chains, get = version.memtable.chains, version.get
     for pair in pairs:
         key = pair[0]
         if key in chains:
-            if key not in listed and key not in own:
+            if key not in own and key not in listed:
                 row = get(key, timestamp)
                 if row is PRUNED:
                     raise SnapshotPruned
@@ -96,7 +95,7 @@ def _visible(pairs: Pairs, version: TableVersion, timestamp: Timestamp, own: Map
             yield pair
 
 
-def _chained(keys: list[Key], version: TableVersion, timestamp: Timestamp, own: Mapping[Key, Write]) -> Pairs:
+def _chained(keys: Iterator[Key], version: TableVersion, timestamp: Timestamp, own: Mapping[Key, Write]) -> Pairs:
     get = version.get
     for key in keys:
         if key not in own:

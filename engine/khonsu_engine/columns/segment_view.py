@@ -22,9 +22,11 @@ __all__ = ["SegmentView", "decode_dead", "encode_dead"]
 
 
 class SegmentView:
-    """`dead`: sorted positions; `dead_timestamps`: when each died. `get(key)`: the live row of `key` or None."""
+    """`dead`: sorted positions; `dead_timestamps`: when each died. `get(key)`: the live row of `key` or None.
 
-    __slots__ = ("_live_bits", "dead", "dead_timestamps", "get", "segment")
+    `latest`: the newest timestamp of anything here."""
+
+    __slots__ = ("_live_bits", "dead", "dead_timestamps", "get", "latest", "segment")
 
     get: Callable[[Key], Row | None]
 
@@ -33,6 +35,7 @@ class SegmentView:
         self.segment = segment
         self.dead = dead
         self.dead_timestamps = dead_timestamps
+        self.latest: Timestamp = max(segment.meta.timestamp_max, dead_timestamps.max().item() if len(dead) else 0)
         self._live_bits = b"" if not len(dead) else np.packbits(self.live_mask(0, segment.meta.rows), bitorder="little").tobytes()
         self.get = segment.get if not len(dead) else _live_get(segment, self._live_bits)
 

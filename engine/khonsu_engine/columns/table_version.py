@@ -73,14 +73,20 @@ class TableVersion:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    def newest(self, key: Key) -> Timestamp:
-        """When `key` last changed (a deletion is a change); 0 when no snapshot in use can be older than its last change."""
+    def newest(self, key: Key, base: Timestamp = 0) -> Timestamp:
+        """When `key` last changed (a deletion is a change); 0 when no snapshot in use can be older than that.
+
+        `base`: who only wants to know of changes above it saves the search where there are none: anything up to `base` may be
+        returned then."""
         version = self.memtable.chains.get(key)
         if version is not None:
             return version.timestamp
-        newest = max(self.floor, self.deleted.get(key, 0))
+        newest = self.floor
+        if self.deleted:
+            newest = max(newest, self.deleted.get(key, 0))
         for view in self.segments:
-            newest = max(newest, view.newest(key))
+            if view.latest > base:
+                newest = max(newest, view.newest(key))
         return newest
 
     def timestamp_of(self, key: Key, timestamp: Timestamp) -> Timestamp:
