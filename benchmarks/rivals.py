@@ -22,7 +22,7 @@ __all__ = ["SETTINGS", "duckdb_connection", "postgres", "sqlite_connection"]
 
 SETTINGS = {
     "khonsu": "isolation SERIALIZABLE, synchronous full, defaults",
-    "sqlite3": f"{sqlite3.sqlite_version}: journal_mode WAL, synchronous FULL, BEGIN IMMEDIATE, a connection per thread; defaults in memory",
+    "sqlite3": f"{sqlite3.sqlite_version}: WAL, synchronous FULL, BEGIN IMMEDIATE, one connection a thread; in memory: defaults",
     "duckdb": "defaults, one cursor per thread, primary key declared where Khonsu declares one",
     "postgresql": "initdb defaults (fsync on, synchronous_commit on, shared_buffers 128 MB), SERIALIZABLE with retries, psycopg 3",
 }

@@ -146,6 +146,11 @@ class Connection:
         if session is not None:
             session.cancel()
 
+    def checkpoint(self) -> None:
+        """Move recent changes into columns and shorten the log, now. It happens by itself; this is for after a bulk load."""
+        with self._lock:
+            self._open_session().checkpoint()
+
     # --- transactions
 
     def commit(self) -> None:

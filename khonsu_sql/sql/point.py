@@ -19,8 +19,8 @@ import msgspec
 from khonsu_engine.commands import Operation, Write
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_sql.session import ColumnInfo
-from khonsu_sql.sql.plan import PointRead, PointWrite, Query, Statement, WriteFromQuery
-from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, function_of, row_text
+from khonsu_sql.sql.plan import Explain, PointRead, PointWrite, Query, Statement, WriteFromQuery
+from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, flattened, function_of, row_text
 from khonsu_sql.sql.point_range import columns_of_outputs, read_range
 from khonsu_sql.sql.shape import ColumnRef, Expression, Shape
 
@@ -30,8 +30,12 @@ __all__ = ["compiled"]
 def compiled(statement: Statement) -> Statement:
     """`statement` with a point plan, if it has one."""
     shape, plan = statement.shape, statement.plan
+    if isinstance(plan, Explain):
+        explained = compiled(msgspec.structs.replace(statement, plan=plan.plan))
+        return msgspec.structs.replace(statement, plan=Explain(explained.plan))
     if shape is None or len(shape.sources) != 1 or statement.parameters.style == "named":
         return statement
+    shape = msgspec.structs.replace(shape, where=flattened(shape.where))
     try:
         match plan:
             case Query() if shape.kind == "select":

@@ -19,7 +19,7 @@ from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import SqlType
 from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, Parameter
 
-__all__ = ["FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "function_of", "row_text"]
+__all__ = ["FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "flattened", "function_of", "row_text"]
 
 COMPARISONS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -193,6 +193,15 @@ class Code:
             self.before.append(f"if {value} != {value}: raise FALLBACK")
             self.after.append(f"if row[{number}] != row[{number}]: raise FALLBACK")
         return f"row[{number}] is not None and row[{number}] {COMPARISONS[operator]} {value}"
+
+
+def flattened(conjuncts: Sequence[Expression]) -> tuple[Expression, ...]:
+    """The conjuncts with those that are conjunctions themselves (BETWEEN) taken apart."""
+    parts: list[Expression] = []
+    for conjunct in conjuncts:
+        inner = conjunct.operands if isinstance(conjunct, Operation) and conjunct.name == "and" else None
+        parts += [conjunct] if inner is None else flattened(inner)
+    return tuple(parts)
 
 
 def comparison_of(conjunct: Expression) -> tuple[int, str, Expression] | None:

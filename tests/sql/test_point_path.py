@@ -1,0 +1,187 @@
+"""The point path means exactly what the DuckDB path means, errors included, and it is really taken.
+
+Two databases run the same statements with the same parameters, one with the point path, one without. After each statement rows, row
+counts or the error's SQLSTATE must be the same, and at the end the tables. Parameters are mostly ordinary and sometimes absurd.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+import khonsu_sql
+from khonsu_sql.sql import execute as executor
+
+CREATE = """CREATE TABLE t (
+    a BIGINT, b VARCHAR, n INTEGER, x DOUBLE, s VARCHAR NOT NULL, d DECIMAL(9,2), day DATE, ok BOOLEAN, small SMALLINT,
+    PRIMARY KEY (a, b))"""
+SIMPLE = "CREATE TABLE k (id BIGINT PRIMARY KEY, v INTEGER, label VARCHAR UNIQUE, w DOUBLE DEFAULT 1.5)"
+LOOSE = "CREATE TABLE loose (n INTEGER, s VARCHAR)"
+
+keys = st.integers(-3, 6)
+names = st.sampled_from(["", "a", "b", "Ä", "ab", "z" * 20])
+integers = st.one_of(st.integers(-5, 5), st.sampled_from([2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63), 32_767]))
+floats = st.one_of(st.sampled_from([0.0, -0.0, 1.5, -2.25, 1e308, float("nan"), float("inf")]), st.floats(-10, 10, width=32))
+texts = st.one_of(names, st.text(max_size=4))
+decimals = st.decimals(-99, 99, places=2)
+days = st.dates(datetime.date(1999, 1, 1), datetime.date(2001, 1, 1))
+absurd = st.one_of(
+    st.none(), st.booleans(), st.just(10**30), st.just("7"), st.just("nul\0"), st.just("\ud800"), st.just(b"x"), st.just(2.5), st.just(Decimal("1.10"))
+)
+
+
+def mostly(ordinary: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Nine times of ten an ordinary value."""
+    return st.integers(0, 9).flatmap(lambda dice: absurd if dice == 0 else ordinary)
+
+
+def nullable(ordinary: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return mostly(st.one_of(ordinary, ordinary, ordinary, st.none()))
+
+
+TEMPLATES: list[tuple[str, tuple[st.SearchStrategy[Any], ...]]] = [
+    ("SELECT * FROM k WHERE id = ?", (mostly(keys),)),
+    ("SELECT label, id FROM k WHERE ? = id AND v > ?", (mostly(keys), mostly(integers))),
+    *[(f"SELECT id FROM k WHERE id = ? AND v {sign} ?", (keys, keys)) for sign in ("=", "<>", "<", "<=", ">", ">=")],
+    ("SELECT v, w FROM k WHERE label = ?", (mostly(texts),)),
+    ("SELECT id FROM k WHERE id = ? AND w <= ?", (mostly(keys), mostly(floats))),
+    ("SELECT id, v FROM k WHERE id = ? AND (label = ? OR v IS NULL)", (mostly(keys), mostly(texts))),
+    ("SELECT id FROM k WHERE id >= ? AND id < ? ORDER BY id", (mostly(keys), mostly(keys))),
+    ("SELECT id, v FROM k WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT ?", (mostly(keys), mostly(keys), mostly(st.integers(0, 4)))),
+    ("SELECT count(*), sum(v), min(v), max(label), count(label) FROM k WHERE id > ?", (mostly(keys),)),
+    ("SELECT id, v FROM k WHERE id > ? ORDER BY v DESC, id", (mostly(keys),)),
+    ("SELECT v FROM k WHERE id > ? AND v IN (1, ?, 3) ORDER BY id", (mostly(keys), mostly(integers))),
+    ("SELECT s, x, d, day, ok FROM t WHERE a = ? AND b = ?", (mostly(keys), mostly(names))),
+    ("SELECT b, n FROM t WHERE a = ? ORDER BY b", (mostly(keys),)),
+    ("SELECT count(*), min(day), max(d) FROM t WHERE a = ? AND b > ?", (mostly(keys), mostly(names))),
+    ("SELECT a FROM t WHERE a = ? AND b = ? AND day = ?", (mostly(keys), mostly(names), mostly(days))),
+    ("SELECT a FROM t WHERE a = ? AND b = ? AND d < ?", (mostly(keys), mostly(names), mostly(decimals))),
+    ("INSERT INTO k VALUES (?, ?, ?, ?)", (mostly(keys), nullable(integers), nullable(texts), nullable(floats))),
+    ("INSERT INTO k (id, label) VALUES (?, ?)", (mostly(keys), nullable(texts))),
+    (
+        "INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            mostly(keys),
+            mostly(names),
+            nullable(integers),
+            nullable(floats),
+            nullable(texts),
+            nullable(decimals),
+            nullable(days),
+            nullable(st.booleans()),
+            nullable(st.integers(-9, 9)),
+        ),
+    ),
+    ("INSERT INTO loose VALUES (?, ?)", (nullable(integers), nullable(texts))),
+    ("UPDATE k SET v = v + ? WHERE id = ?", (mostly(integers), mostly(keys))),
+    ("UPDATE k SET v = ?, w = w - ? WHERE id = ? AND v <> ?", (nullable(integers), mostly(floats), mostly(keys), mostly(integers))),
+    ("UPDATE k SET v = v - 1 WHERE id = ? RETURNING v, id", (mostly(keys),)),
+    ("UPDATE t SET n = n + 1, s = ?, d = ? WHERE a = ? AND b = ?", (nullable(texts), nullable(decimals), mostly(keys), mostly(names))),
+    ("UPDATE t SET small = small + ?, x = ? WHERE a = ? AND b = ?", (mostly(integers), nullable(floats), mostly(keys), mostly(names))),
+    ("DELETE FROM t WHERE a = ? AND b = ?", (mostly(keys), mostly(names))),
+    ("DELETE FROM t WHERE a = ? AND b = ? AND ok = ? RETURNING s, n", (mostly(keys), mostly(names), mostly(st.booleans()))),
+]
+
+statements = st.sampled_from(TEMPLATES).flatmap(lambda pair: st.tuples(st.just(pair[0]), st.tuples(*pair[1])))
+scripts = st.lists(statements, min_size=1, max_size=12)
+
+
+class Taken:
+    """How many statements ran, and how many of them on the general path."""
+
+    def __init__(self) -> None:
+        self.statements = self.general = 0
+
+
+@pytest.fixture(scope="module")
+def taken() -> Iterator[Taken]:
+    """Counts what reaches the general path of the connection under test."""
+    counted = Taken()
+    patch = pytest.MonkeyPatch()
+    for name in ("run_query", "run_write"):
+        original = getattr(executor, name)
+
+        def spy(plan: Any, values: Any, context: Any, original: Any = original) -> Any:
+            counted.general += context.settings.point_path
+            return original(plan, values, context)
+
+        patch.setattr(executor, name, spy)
+    yield counted
+    patch.undo()
+
+
+def outcome(connection: khonsu_sql.Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
+    """What a statement did: rows and row count, or the kind of its error."""
+    try:
+        cursor = connection.execute(sql, parameters)
+        rows = cursor.fetchall() if cursor.description is not None else None
+    except khonsu_sql.Error as error:
+        return type(error).__name__, error.sqlstate
+    types = None if cursor.description is None else [str(column[1]) for column in cursor.description]
+    return _comparable(rows), cursor.rowcount, types
+
+
+def _comparable(rows: Any) -> Any:
+    """Rows with every value beside its type, NaN equal to itself, -0.0 unlike 0.0."""
+    return None if rows is None else [tuple((type(value).__name__, repr(value)) for value in row) for row in rows]
+
+
+def contents(connection: khonsu_sql.Connection) -> list[Any]:
+    return [_comparable(connection.execute(f"SELECT * FROM {table} ORDER BY ALL").fetchall()) for table in ("t", "k", "loose")]
+
+
+def opened(point_path: str) -> khonsu_sql.Connection:
+    connection = khonsu_sql.connect(":memory:", autocommit=True)
+    connection.execute(f"SET point_path = {point_path}")
+    for create in (CREATE, SIMPLE, LOOSE):
+        connection.execute(create)
+    connection.executemany("INSERT INTO k VALUES (?, ?, ?, ?)", [(n, n, f"label {n}", n / 2) for n in range(0, 5)])
+    rows = [(n % 3, name, n, n / 4, name, Decimal(n), datetime.date(2000, 1, 1 + n), n % 2 == 0, n) for n, name in enumerate(["", "a", "b", "Ä"])]
+    connection.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    return connection
+
+
+@pytest.mark.skipif(os.environ.get("KHONSU_POINT_PATH") == "off", reason="there is no point path to compare with")
+def test_both_paths_agree(taken: Taken) -> None:
+    @settings(max_examples=150)
+    @given(scripts, st.booleans())
+    def agree(script: list[tuple[str, tuple[Any, ...]]], in_transaction: bool) -> None:
+        with opened("on") as quick, opened("off") as general:
+            for connection in (quick, general):
+                connection.autocommit = not in_transaction
+            for sql, parameters in script:
+                before = taken.general
+                expected = outcome(general, sql, parameters)
+                assert outcome(quick, sql, parameters) == expected, (sql, parameters)
+                if expected[0].__class__ is not str:
+                    taken.statements += 1
+                    continue
+                taken.general = before  # a statement that fails has to go the general way
+                for connection in (quick, general):
+                    connection.rollback()
+            counted = taken.general
+            assert contents(quick) == contents(general)
+            taken.general = counted
+
+    agree()
+    assert taken.statements > 300
+    share = 1 - taken.general / taken.statements
+    assert share >= 0.6, f"only {share:.0%} of {taken.statements} statements took the point path"
+
+
+@pytest.mark.parametrize("sign", ["=", "<>", "<", "<=", ">", ">="])
+def test_every_comparison_at_its_boundary(sign: str) -> None:
+    """Below, at and above the value, on both sides, as a filter and as the bound of a range."""
+    templates = (f"SELECT id FROM k WHERE id = 3 AND v {sign} ?", f"SELECT id FROM k WHERE id = 3 AND ? {sign} v")
+    ranges = (f"SELECT id FROM k WHERE id {sign} ? ORDER BY id", f"SELECT id FROM k WHERE ? {sign} id AND id >= 0 ORDER BY id DESC")
+    with opened("on") as quick, opened("off") as general:
+        for sql in templates + ranges:
+            for value in (2, 3, 4, None):
+                assert outcome(quick, sql, (value,)) == outcome(general, sql, (value,)), (sql, value)
