@@ -15,6 +15,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from khonsu_engine.columns.version import PRUNED
@@ -42,7 +44,7 @@ from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
 from khonsu_engine.storage import keys, log
 
-__all__ = ["CommitTicket", "Committer", "StaleTable", "Synchronous"]
+__all__ = ["CommitTicket", "Committer", "StaleTable", "Synchronous", "outcome_unknown"]
 
 PREVALIDATE_READS_MIN = 64
 CHANGES_TRIM = 512
@@ -58,11 +60,12 @@ class StaleTable(Exception):
 class CommitTicket:
     """Something appended that is not durable yet. One waiter; `wait` may be interrupted and called again."""
 
-    __slots__ = ("_error", "_lock", "outcome", "timestamp")
+    __slots__ = ("_answered", "_error", "_lock", "outcome", "timestamp")
 
     def __init__(self, timestamp: Timestamp, outcome: Outcome | None) -> None:
         self.timestamp = timestamp
         self.outcome = outcome
+        self._answered = False
         self._error: Exception | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
@@ -70,35 +73,45 @@ class CommitTicket:
     def answer(self, error: Exception | None) -> None:
         """Called once, by the sync thread or at close."""
         self._error = error
+        self._answered = True
         self._lock.release()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until durable. False at the timeout. Raises CommitOutcomeUnknown when the sync failed."""
-        if not self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
-            return False
-        self._lock.release()
+        if not self._answered:  # an interrupt may come between the two calls: then the lock stays taken, and nobody asks for it again
+            if not self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
+                return False
+            self._lock.release()
         if self._error is None:
             return True
         if self.outcome is None:
             raise self._error
-        raise CommitOutcomeUnknown(
-            "the outcome of the commit is unknown: its record was written and its sync failed",
-            transaction_id=self.outcome.transaction_id,
-            detail=str(self._error),
-            hint="Reopen the database and ask for the outcome of this transaction id.",
-        ) from self._error
+        raise outcome_unknown(self.outcome.transaction_id, self._error) from self._error
+
+
+def outcome_unknown(transaction_id: TransactionId, cause: Exception) -> CommitOutcomeUnknown:
+    """The error for a commit that was appended and cannot be made durable."""
+    return CommitOutcomeUnknown(
+        "the outcome of the commit is unknown: its record was written, but it could not be made durable",
+        transaction_id=transaction_id,
+        detail=str(cause),
+        hint="Reopen the database and ask for the outcome of this transaction id.",
+    )
 
 
 class _Pending:
-    """A stamped record on its way: appended once, installed once, each of them repeatable."""
+    """A stamped record on its way: appended once, installed once, each of them repeatable. `files`: those the record names."""
 
-    __slots__ = ("appended", "hash", "installation", "outcome", "raw")
+    __slots__ = ("appended", "files", "hash", "installation", "outcome", "raw")
 
-    def __init__(self, outcome: Outcome, installation: Installation | Reservation, raw: bytes, digest: bytes) -> None:
+    def __init__(
+        self, outcome: Outcome, installation: Installation | Reservation, raw: bytes, digest: bytes, files: tuple[str, ...] = ()
+    ) -> None:
         self.outcome = outcome
         self.installation = installation
         self.raw = raw
         self.hash = digest
+        self.files = files
         self.appended = False
 
 
@@ -121,6 +134,7 @@ class Committer:
         self.log_bytes = 0
         self.log_files: dict[str, int] = {}
         self.commits = self.checkpointed = self.syncs = 0
+        self._synced = state.index
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
         self._new_id = new_id
@@ -133,8 +147,7 @@ class Committer:
         self._instant = synchronous != "full" or not store.durable
         self._pending: _Pending | None = None
         self._waiting: list[CommitTicket] = []
-        self._signal = threading.Semaphore(0)
-        self._signalled = False
+        self._signal: SimpleQueue[None] = SimpleQueue()  # its `put` is one step, interrupted before or after, never within
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -152,26 +165,25 @@ class Committer:
             raise
         if isinstance(result, Refusal):
             self._discard_body(command, flags)
-        else:
-            self._wake()
+        elif self.due:
+            self.on_due()
         return result
 
     def _sequence(
         self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int
     ) -> Outcome | CommitTicket | Refusal:
+        self._refuse_if_failed()  # a conflict would be tried again
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):
             return self._counted(floor)
         with self.latch:
-            self._settle()
+            self._settle_left()
             self._refuse_if_failed()
             refusal = validate(self.state, command, floor)
             if refusal is not None:
                 return self._counted(refusal)
             self._pending = self._stamp(command.transaction_id, effects, command.bulk, body, flags)
             outcome = self._settle()
-            if command.bulk or flags:
-                self._note_files(command, outcome.index)
             return self._sequenced(effects, outcome) or outcome
 
     def _counted(self, refusal: Refusal) -> Refusal:
@@ -193,7 +205,7 @@ class Committer:
         connection. Returns whether the row changed, and a ticket for what is not durable yet: the commit, or what was read.
         Raises StaleTable when `table` is no longer the table, or the row is too large for this way."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             self._refuse_if_failed()
             state = self.state
             if state.catalog.by_id.get(table.id) is not table:
@@ -210,14 +222,14 @@ class Committer:
                 raise StaleTable
             self._pending = self._stamp(self._new_id(name), effects, (), body, 0)
             ticket = self._sequenced(effects, self._settle())
-        self._wake()
+        if self.due:
+            self.on_due()
         return True, ticket
 
     def _sequenced(self, effects: tuple[Effect, ...], outcome: Outcome) -> CommitTicket | None:
         """After the installation, still under the latch: tidy up, and queue for the sync."""
         self._trim(effects)
         if self._instant:
-            self._advance()
             return None
         ticket = CommitTicket(outcome.timestamp, outcome)
         self._waiting.append(ticket)
@@ -242,12 +254,6 @@ class Committer:
             return body, 0
         return log.write_ahead(self._store, command.transaction_id, body), log.BODY_IN_FILE
 
-    def _note_files(self, command: Commit, index: int) -> None:
-        """Which files the log needs until a checkpoint passes `index`."""
-        self.log_files[log.body_name(command.transaction_id)] = index
-        for part in command.bulk:
-            self.log_files.update((file.name, index) for file in part.files)
-
     def _prevalidate(self, command: Commit) -> Timestamp | Refusal:
         """Validate against everything published so far outside the latch; return up to where."""
         if not command.predicates and not command.bulk and not command.guards:
@@ -263,7 +269,8 @@ class Committer:
         index, timestamp = self._next()
         record = Committed(index, timestamp, transaction_id, effects, tuple((part.table, part.truncate, part.files) for part in bulk))
         raw, digest = self._seal(log.COMMITTED, body, index, timestamp, transaction_id, flags)
-        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest)
+        files = tuple(file.name for part in bulk for file in part.files) + ((log.body_name(transaction_id),) if flags else ())
+        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest, files)
 
     def _next(self) -> tuple[int, Timestamp]:
         state = self.state
@@ -283,9 +290,10 @@ class Committer:
             try:
                 outcome = self._finish(self._pending)
             except Exception as error:
-                if self._pending is not None and self._pending.appended:
+                pending, self._pending = self._pending, None
+                if pending is not None and pending.appended:
                     self.failure = error
-                self._pending = None
+                    raise outcome_unknown(pending.outcome.transaction_id, error) from error
                 raise
             except BaseException as interrupt:  # noqa: BLE001 — held back until the commit is whole
                 held = interrupt
@@ -293,12 +301,21 @@ class Committer:
             raise held
         return outcome
 
+    def _settle_left(self) -> None:
+        """Finish what a thread that was interrupted twice left pending. If that fails it is told by `outcome` and `failure`, not here."""
+        if self._pending is not None:
+            with suppress(Exception):
+                self._settle()
+
     def _finish(self, pending: _Pending) -> Outcome:
-        """Append, install, publish. Every step may be repeated: same key and record, same versions."""
+        """Append, install, publish, have it synced. Every step may be repeated: same key and record, same versions."""
         if self._logged and not pending.appended:
             self._append(pending)
         pending.installation.run(self.state)
         self.state.last_hash = pending.hash
+        if self._instant:
+            self._advance()
+        self._wake()
         self._pending = None
         self.commits += 1
         return pending.outcome
@@ -310,6 +327,8 @@ class Committer:
             raise
         except Exception as error:
             raise StoreFailed(f"the log refused a record: {error}") from error
+        for name in pending.files:  # before anybody can see the rows and let go of them again
+            self.log_files[name] = pending.outcome.index
         pending.appended = True
         self.log_bytes += len(pending.raw)
 
@@ -357,7 +376,7 @@ class Committer:
 
         Not waited for: a commit that uses a number comes later in the log, so it is durable only if the reservation is."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             self._refuse_if_failed()
             first = self.state.counters.get(counter, 0)
             index, timestamp = self._next()
@@ -365,27 +384,27 @@ class Committer:
             reservation = Reservation(Reserved(index, timestamp, counter, first + count))
             self._pending = _Pending(Outcome(bytes(16), timestamp, index), reservation, raw, digest)
             self._settle()
-            if self._instant:
-                self._advance()
         return first
 
     def outcome(self, transaction_id: TransactionId) -> Outcome | None:
-        """How that transaction ended, when it is the last one of its connection; finishes a pending commit first."""
+        """How that transaction ended, when it is the last one of its connection; finishes a pending commit first.
+
+        What is told here may not be durable yet."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             found = self.state.outcomes.get(transaction_id[8:])
         return found if found is not None and found.transaction_id == transaction_id else None
 
     def last_outcome(self, name: bytes) -> Outcome | None:
-        """How the last transaction that wrote on the connection of that name ended; None: none did."""
+        """How the last transaction that wrote on the connection of that name ended; None: none did. It may not be durable yet."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             return self.state.outcomes.get(name)
 
     def swap(self, change: Callable[[dict[TableId, Any]], dict[TableId, Any]]) -> None:
         """Replace table versions under the latch (flush, compaction, forgetting): `change` gets the newest dict, returns another."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             self.state.tables = change(self.state.tables)
 
     # -- durability -----------------------------------------------------------------------------------------------
@@ -395,7 +414,7 @@ class Committer:
         if self.state.durable >= timestamp:
             return None
         with self.latch:
-            self._settle()
+            self._settle_left()
             if self.state.durable >= timestamp:
                 return None
             ticket = CommitTicket(timestamp, None)
@@ -409,17 +428,15 @@ class Committer:
     def _advance(self) -> None:
         """Published is durable (nothing to sync, or `synchronous` says so)."""
         state = self.state
-        state.durable_mark = (state.index, state.last_hash, state.published)
         state.durable = state.published
+        state.durable_mark = (state.index, state.last_hash, state.published)
         if self.commits & 31 == 0:
             self._readers = self._readers_now()
 
     def _wake(self) -> None:
-        if self._thread is not None and not self._signalled:
-            self._signalled = True
-            self._signal.release()
-        if self.due:
-            self.on_due()
+        """Have what was appended synced soon."""
+        if self._thread is not None and self._signal.empty():
+            self._signal.put(None)
 
     def start(self) -> None:
         """Start the sync thread where there is something to sync."""
@@ -430,10 +447,9 @@ class Committer:
     def _run(self) -> None:
         delay = self._limits.sync_delay_seconds
         while True:
-            self._signal.acquire()
+            self._signal.get()
             if self._synchronous == "normal":
                 self._closing.wait(delay)
-            self._signalled = False
             self._sync_once()
             if self._closing.is_set() and not self._waiting:
                 return
@@ -441,34 +457,39 @@ class Committer:
     def _sync_once(self) -> None:
         """One sync for everything appended before it."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             waiting, self._waiting = self._waiting, []
             state = self.state
             mark = (state.index, state.last_hash, state.published)
-        if self.failure is None:
+        if self.failure is None and mark[0] > self._synced:
             try:
                 self._store.sync()
             except Exception as error:  # noqa: BLE001 — whatever it is, what was appended is not durable
                 self.failure = error
-        if self.failure is None:
+        if self.failure is None and mark[0] > self._synced:
             self.syncs += 1
-            state.durable_mark = mark
+            self._synced = mark[0]
             state.durable = mark[2]
+            state.durable_mark = mark  # last: a checkpoint takes nothing that a snapshot taken now could not see
             self._readers = self._readers_now()
         for ticket in waiting:
             ticket.answer(self.failure)
 
     def close(self) -> None:
-        """Sync what is left, answer every ticket, stop the thread. Idempotent."""
+        """Sync what is left, answer every ticket, stop the thread. Idempotent.
+
+        Raises StoreFailed when commits that were told (below `synchronous = full`) could not be made durable."""
         with self.latch:
-            self._settle()
+            self._settle_left()
             self._closing.set()
         if self._thread is not None:
-            self._signal.release()
+            self._signal.put(None)
             self._thread.join()
             self._thread = None
         elif self._logged and self.failure is None:
             self._sync_once()
+        if self.failure is not None and self._logged and self._instant:
+            raise StoreFailed("the last commits could not be made durable", detail=str(self.failure)) from self.failure
 
 
 _NO_OUTCOME = Outcome(b"", 0, 0)

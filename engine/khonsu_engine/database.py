@@ -9,6 +9,7 @@ the horizon share the snapshot latch, which is never held while the commit latch
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
-from khonsu_engine.committer import Committer, Synchronous
-from khonsu_engine.errors import CannotConnect, EngineClosed
+from khonsu_engine.committer import Committer, Synchronous, outcome_unknown
+from khonsu_engine.errors import CannotConnect, EngineClosed, StoreFailed
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
@@ -45,10 +46,11 @@ class Database:
         self.store = store
         self.limits = limits
         self.synchronous = synchronous
-        self.abandoned: deque[Timestamp] = deque()
+        self._released: deque[int] = deque()
         self.unused_files: deque[str] = deque()
         self.closed = False
         self._snapshots = Snapshots()
+        self._tokens = itertools.count()
         self._snapshot_latch = threading.Lock()
         self._counter_latch = threading.Lock()
         self._row_ids: dict[TableId, tuple[int, int]] = {}
@@ -106,34 +108,37 @@ class Database:
         `name`: the 8 random bytes of the connection it belongs to (drawn here when None)."""
         if self.closed:
             raise EngineClosed("the database is closed")
-        state = self.state
+        state, token = self.state, next(self._tokens)
         with self._snapshot_latch:
-            while self.abandoned:
-                self._snapshots.release(self.abandoned.popleft())
+            self._drain_released()
             while True:
                 tables = state.tables
                 timestamp = state.published if writes_first and self.committer.failure is None else state.durable
                 if tables is state.tables:
                     break
-            self._snapshots.register(timestamp)
-        return LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables)
+            # First the transaction, whose finaliser releases the token, then the token: an interrupt between them leaves nothing behind.
+            transaction = LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables, token)
+            self._snapshots.register(token, timestamp)
+        return transaction
 
-    def release(self, timestamp: Timestamp) -> None:
-        """A transaction that read at `timestamp` has ended."""
-        with self._snapshot_latch:
-            self._snapshots.release(timestamp)
+    def release(self, token: int) -> None:
+        """The transaction of that token reads no more. Takes no latch: finalisers call it, and it cannot be interrupted half-way."""
+        self._released.append(token)
+
+    def _drain_released(self) -> None:
+        """Under the snapshot latch."""
+        while self._released:
+            self._snapshots.release(self._released.popleft())
 
     def _readers(self) -> Readers:
         with self._snapshot_latch:
-            while self.abandoned:
-                self._snapshots.release(self.abandoned.popleft())
+            self._drain_released()
             return self._snapshots.readers(self.state.durable)
 
     def horizon(self) -> Timestamp:
         """The oldest timestamp anybody reads at, or will."""
         with self._snapshot_latch:
-            while self.abandoned:
-                self._snapshots.release(self.abandoned.popleft())
+            self._drain_released()
             return self._snapshots.horizon(self.state.durable)
 
     # -- names and numbers ----------------------------------------------------------------------------------------
@@ -182,8 +187,22 @@ class Database:
             ticket.wait()
 
     def outcome(self, transaction_id: TransactionId) -> Outcome | None:
-        """How a transaction ended: its outcome when it committed and is the last of its connection, else None."""
-        return self.committer.outcome(transaction_id)
+        """How a transaction ended: its outcome when it committed and is the last of its connection, else None.
+
+        Waits until that is durable. Raises CommitOutcomeUnknown when it cannot be made so."""
+        return self._durably(self.committer.outcome(transaction_id))
+
+    def last_outcome(self, name: bytes) -> Outcome | None:
+        """How the last transaction that wrote on the connection of that name ended, as `outcome` tells it."""
+        return self._durably(self.committer.last_outcome(name))
+
+    def _durably(self, found: Outcome | None) -> Outcome | None:
+        if found is not None:
+            try:
+                self.wait_durable(found.timestamp)
+            except StoreFailed as error:
+                raise outcome_unknown(found.transaction_id, error) from error
+        return found
 
     def checkpoint(self) -> None:
         """Turn recent versions into segments, write the manifest, shorten the log. Returns when it is durable."""
@@ -193,6 +212,8 @@ class Database:
     def metrics(self) -> dict[str, int]:
         """Counts since the open: commits, syncs, conflicts by rule, checkpoints, log bytes since the last one, snapshots in use."""
         committer = self.committer
+        with self._snapshot_latch:
+            self._drain_released()
         return {
             "commits": committer.commits,
             "syncs": committer.syncs,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from khonsu_engine.columns import compaction, flush
@@ -22,6 +23,7 @@ from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.commands import TableId, Timestamp
 from khonsu_engine.protocols import DeleteRange
 from khonsu_engine.schema.catalog import CATALOG_TABLE
+from khonsu_engine.state_machine import State
 from khonsu_engine.storage import keys, manifest
 from khonsu_engine.storage.checkpoint import manifest_of
 from khonsu_engine.storage.recovery import Recovered
@@ -43,37 +45,40 @@ class Maintenance:
         self.compactions = 0
         self._database = database
         self._named: set[str] = set() if recovered.checkpoint is None else manifest.named_files(recovered.checkpoint)
-        self._oldest_record = 1 if recovered.checkpoint is None else recovered.checkpoint.index + 1
+        self._oldest_record = 1  # also below the last checkpoint: a crash may have brought back what it removed
         self._segments: dict[str, Segment] = {}
         self._busy = threading.Lock()
-        self._wake = threading.Event()
+        self._wake: SimpleQueue[None] = SimpleQueue()  # its `put` is one step, interrupted before or after, never within
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
         """Something may be due. Called from committing threads: cheap, never raises."""
-        if self._wake.is_set() or self._stopping.is_set():
-            return
-        self._wake.set()
         if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="khonsu-maintenance", daemon=True)
-                    self._thread.start()
+            self._start()
+        if self._wake.empty():
+            self._wake.put(None)
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._stopping.is_set():
+                thread = threading.Thread(target=self._run, name="khonsu-maintenance", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def stop(self) -> None:
         """Stop the thread; what it is doing is finished first. Idempotent."""
-        self._stopping.set()
-        self._wake.set()
+        with self._starting:
+            self._stopping.set()
         if self._thread is not None:
+            self._wake.put(None)
             self._thread.join()
             self._thread = None
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
-            self._wake.clear()
+            self._wake.get()
             if self._stopping.is_set():
                 return
             try:
@@ -158,15 +163,9 @@ class Maintenance:
     def _forget_dropped(self, timestamp: Timestamp) -> None:
         """Let go of dropped tables no snapshot can see."""
         database = self._database
-        state = database.state
-        if database.horizon() < state.catalog.timestamp or timestamp < state.catalog.timestamp:
-            return
-        known = state.catalog.by_id.keys() | {CATALOG_TABLE}
-        gone = [number for number in state.tables if number not in known]
-        if not gone:
-            return
-        database.committer.swap(lambda tables: {number: version for number, version in tables.items() if number not in gone})
-        state.catalogs = (state.catalog,)
+        upto = min(timestamp, database.horizon())
+        if upto >= database.state.catalog.timestamp and len(database.state.catalogs) > 1:
+            database.committer.swap(lambda tables: _known_tables(database.state, tables, upto))
 
     def _retire(self) -> None:
         """Segments that no newest table version has any more (merged, truncated, dropped): their files go with their last pin."""
@@ -182,8 +181,10 @@ class Maintenance:
         store, state = database.store, database.state
         catalog = state.catalog_at(mark[2])
         written = manifest.write(store, manifest_of(state.tables, catalog, mark, dict(state.counters)))
+        named = manifest.named_files(written)
+        self._named |= named  # until the new one is durable the old one may be what the next open finds
         store.sync()
-        before, self._named = self._named, manifest.named_files(written)
+        before, self._named = self._named - named, named
         files = database.committer.log_files
         past = {name for name, index in list(files.items()) if index <= mark[0]}
         for name in past:
@@ -192,7 +193,7 @@ class Maintenance:
         store.write([DeleteRange(start, end)])
         self._oldest_record = mark[0] + 1
         bodies = {name for name in past if name.startswith("body-")}
-        dead_files = {name for name in before - self._named if "-dead-" in name}
+        dead_files = {name for name in before if "-dead-" in name}
         for name in bodies | dead_files:
             store.remove_file(name)
 
@@ -207,3 +208,12 @@ class Maintenance:
             else:
                 database.store.remove_file(name)
         database.unused_files.extend(waiting)
+
+
+def _known_tables(state: State, tables: dict[TableId, TableVersion], upto: Timestamp) -> dict[TableId, TableVersion]:
+    """Only the tables of the newest catalog, unless it is newer than `upto`. Under the commit latch: no DDL comes between."""
+    if state.catalog.timestamp > upto:
+        return tables
+    state.catalogs = (state.catalog,)
+    known = state.catalog.by_id.keys() | {CATALOG_TABLE}
+    return {number: version for number, version in tables.items() if number in known}

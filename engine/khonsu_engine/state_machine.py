@@ -162,13 +162,13 @@ class Reservation:
 class Installation:
     """The effects of one record on their way into the state. `run` may be interrupted anywhere and run again."""
 
-    __slots__ = ("_bulk", "_record", "_step", "_versions", "timestamp")
+    __slots__ = ("_bulk", "_bulk_step", "_record", "_step", "_versions", "timestamp")
 
     def __init__(self, record: Committed, bulk: tuple[Bulk, ...]) -> None:
         self.timestamp = record.timestamp
         self._record = record
         self._bulk = bulk
-        self._step = 0
+        self._step = self._bulk_step = 0
         timestamp = record.timestamp
         self._versions = [
             (effect.table, Version(key, timestamp, row, before, None, timestamp))
@@ -191,8 +191,9 @@ class Installation:
             elif listed[-1] is not version:
                 listed.append(version)
             self._step += 1
-        for part in self._bulk:
-            _install_bulk(state, part, self.timestamp)
+        while self._bulk_step < len(self._bulk):
+            _install_bulk(state, self._bulk[self._bulk_step], self.timestamp)
+            self._bulk_step += 1
         self._publish(state)
 
     def _publish(self, state: State) -> None:
@@ -226,8 +227,9 @@ def _install_definition(state: State, version: Version) -> None:
 def _install_bulk(state: State, part: Bulk, timestamp: Timestamp) -> None:
     """Publish a bulk write. The change is listed first: validation may see it early, never late; both steps may be repeated."""
     listed = state.changes.setdefault(part.table, [])
-    if not (listed and isinstance(listed[-1], BulkChange) and listed[-1].timestamp == timestamp):
-        listed.append(BulkChange(timestamp, part.segments, part.truncate))
+    change = BulkChange(timestamp, part.segments, part.truncate)
+    if not (listed and listed[-1] == change):
+        listed.append(change)
     current = state.tables[part.table]
     grown = current.with_bulk(part.segments, timestamp, truncate=part.truncate, settled=state.durable)
     state.tables = {**state.tables, part.table: grown}

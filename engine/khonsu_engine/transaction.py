@@ -40,7 +40,7 @@ from khonsu_engine.commands import (
     Write,
 )
 from khonsu_engine.committer import CommitTicket
-from khonsu_engine.errors import EngineClosed, EngineError, NotSupported, SerializationConflict, UniqueViolation
+from khonsu_engine.errors import EngineClosed, NotSupported, SerializationConflict, StoreFailed, UniqueViolation
 from khonsu_engine.mvcc.clock import milliseconds_of
 from khonsu_engine.mvcc.predicates import ALL, Predicate
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Catalog, Table
@@ -72,14 +72,16 @@ class LocalTransaction:
         "_guards",
         "_id",
         "_name",
+        "_outcome",
         "_predicates",
         "_reads",
         "_recording",
         "_tables",
+        "_token",
+        "_unsure",
         "_writes",
         "isolation",
         "open",
-        "outcome",
         "read_only",
         "read_timestamp",
         "seen",
@@ -93,7 +95,10 @@ class LocalTransaction:
         read_only: bool,
         read_timestamp: Timestamp,
         tables: Mapping[TableId, TableVersion],
+        token: int,
     ) -> None:
+        """`token`: what to give back to `database` when the snapshot is no longer read."""
+        self._token: int | None = token
         self._database = database
         self._name = name
         self._id: TransactionId | None = None
@@ -112,7 +117,8 @@ class LocalTransaction:
         self._created: set[TableId] = set()
         self._dropped: set[TableId] = set()
         self.open = True
-        self.outcome: Outcome | None = None
+        self._outcome: Outcome | None = None
+        self._unsure = False
         self.seen: Timestamp = 0
         """The newest commit that what was read here depends on; looked after only in a snapshot ahead of *durable*."""
         self._ahead = read_timestamp > database.state.durable
@@ -368,26 +374,39 @@ class LocalTransaction:
         if not self.wrote:
             return self._finish_without_writes()
         command = self._freeze()
-        result: Outcome | CommitTicket | Refusal | None = None
+        effects = effects_of(command)
+        self._unsure, self.open = True, False  # from here on it has ended, whatever interrupts
         try:
-            result = self._database.committer.commit(command, effects_of(command))
-        except EngineError:
-            raise
-        except BaseException:
-            self.outcome = self._database.committer.outcome(self.id)
+            result = self._database.committer.commit(command, effects)
+        except BaseException as error:
+            self._unsure = not isinstance(error, (StoreFailed, EngineClosed))
+            self._discard()
             raise
         finally:
-            self._close()
+            self._release()
         if isinstance(result, Refusal):
-            self._database.bulk.discard(command.bulk)
+            self._unsure = False
+            self._discard()
             raise self._conflict(result)
-        self.outcome = result if isinstance(result, Outcome) else result.outcome
+        self._outcome = result if isinstance(result, Outcome) else result.outcome
+        self._unsure = False
         return result
 
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended: None while it is open, and when nothing was applied.
+
+        After an interrupt in `commit` the committer is asked, and the sync waited for: CommitOutcomeUnknown when it fails."""
+        if self._unsure:
+            self._outcome = self._database.outcome(self.id)
+            self._unsure = False
+        return self._outcome
+
     def _finish_without_writes(self) -> Outcome | CommitTicket:
-        self._close()
-        self.outcome = Outcome(b"", 0, 0)
-        return self._database.committer.durable_ticket(self.read_timestamp) or self.outcome
+        self.open = False
+        self._release()
+        self._outcome = Outcome(b"", 0, 0)
+        return self._database.committer.durable_ticket(self.read_timestamp) or self._outcome
 
     def _freeze(self) -> Commit:
         bulk = tuple(part for parts in self._bulk.values() for part in parts)
@@ -427,20 +446,26 @@ class LocalTransaction:
     def rollback(self) -> None:
         """Forget everything. Idempotent."""
         if self.open:
-            self._close()
-            self._database.bulk.discard(tuple(part for parts in self._bulk.values() for part in parts))
+            self.open = False
+            self._release()
+            self._discard()
 
-    def _close(self) -> None:
-        self.open = False
-        self._database.release(self.read_timestamp)
+    def _discard(self) -> None:
+        """The files of own bulk writes go as soon as nobody reads or names them."""
+        self._database.bulk.discard(tuple(part for parts in self._bulk.values() for part in parts))
+
+    def _release(self) -> None:
+        """Read no more. Repeatable."""
+        if self._token is not None:
+            self._database.release(self._token)
+            self._token = None
 
     def _require_open(self) -> None:
         if not self.open:
             raise EngineClosed("the transaction has ended")
 
     def __del__(self) -> None:
-        if getattr(self, "open", False):
-            self._database.abandoned.append(self.read_timestamp)
+        self._release()
 
 
 def _shown(key: Key) -> str:

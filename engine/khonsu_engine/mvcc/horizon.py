@@ -1,7 +1,7 @@
 """Which snapshots are in use, and the horizon below which nobody reads.
 
 Called by the database (begin, end of a transaction) and the committer (pruning), always under the snapshot latch,
-which belongs to the database: this room has no thread. Invariant: `oldest` is never above a registered snapshot.
+which belongs to the database: this room has no thread. Invariant: `horizon` is never above a registered snapshot.
 """
 
 from __future__ import annotations
@@ -19,37 +19,28 @@ class Readers(msgspec.Struct, frozen=True, gc=False):
 
 
 class Snapshots:
-    """A multiset of read timestamps with its minimum."""
+    """Read timestamps by token: each user of a snapshot has one of its own, so a release may be repeated and hits nobody else."""
 
-    __slots__ = ("_counts", "oldest")
+    __slots__ = ("_timestamps",)
 
     def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-        self.oldest: int | None = None
+        self._timestamps: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return sum(self._counts.values())
+        return len(self._timestamps)
 
-    def register(self, timestamp: int) -> None:
-        """A snapshot at `timestamp` is in use once more."""
-        self._counts[timestamp] = self._counts.get(timestamp, 0) + 1
-        if self.oldest is None or timestamp < self.oldest:
-            self.oldest = timestamp
+    def register(self, token: int, timestamp: int) -> None:
+        """`token` reads at `timestamp` from now on."""
+        self._timestamps[token] = timestamp
 
-    def release(self, timestamp: int) -> None:
-        """One user of `timestamp` less."""
-        count = self._counts[timestamp] - 1
-        if count:
-            self._counts[timestamp] = count
-            return
-        del self._counts[timestamp]
-        if timestamp == self.oldest:
-            self.oldest = min(self._counts) if self._counts else None
+    def release(self, token: int) -> None:
+        """`token` reads no more. Repeatable."""
+        self._timestamps.pop(token, None)
 
     def horizon(self, newest: int) -> int:
         """The oldest timestamp anybody reads at; `newest` (what a snapshot taken now would get) when nobody does."""
-        return newest if self.oldest is None or self.oldest > newest else self.oldest
+        return min(min(self._timestamps.values(), default=newest), newest)
 
     def readers(self, newest: int) -> Readers:
         """Who reads now, below `newest` (what a snapshot taken now would get)."""
-        return Readers(newest, tuple(sorted(timestamp for timestamp in self._counts if timestamp < newest)))
+        return Readers(newest, tuple(sorted({timestamp for timestamp in self._timestamps.values() if timestamp < newest})))

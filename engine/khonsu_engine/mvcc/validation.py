@@ -47,9 +47,9 @@ def conflict_of(tables: Mapping[TableId, Any], changes: Changes, command: Commit
     return (
         _write_conflict(tables, changes, command.writes, floor)
         or _bulk_conflict(tables, changes, command.bulk, floor)
-        or _point_conflict(tables, changes, command.guard_keys, command.read_timestamp, floor, "catalog")
+        or _point_conflict(tables, changes, command.guard_keys, command, floor, "catalog")
         or _predicate_conflict(changes, command.guards, floor, "catalog")
-        or _point_conflict(tables, changes, command.reads, command.read_timestamp, floor, "read-write")
+        or _point_conflict(tables, changes, command.reads, command, floor, "read-write")
         or _predicate_conflict(changes, command.predicates, floor, "read-write")
     )
 
@@ -121,11 +121,14 @@ def _point_conflict(
     tables: Mapping[TableId, Any],
     changes: Changes,
     reads: Mapping[TableId, Mapping[Key, int]],
-    read_timestamp: Timestamp,
+    command: Commit,
     floor: Timestamp,
     rule: str,
 ) -> Refusal | None:
+    read_timestamp = command.read_timestamp
     for table, by_key in reads.items():
+        if table in command.created:
+            continue
         version = tables.get(table)
         if version is None:
             return Refusal("catalog", table, (), read_timestamp)
