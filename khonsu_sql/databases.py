@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakSet
 
 from khonsu_engine.errors import EngineError
+from khonsu_engine.storage.forks import never_free
 from khonsu_sql.errors import ObjectInUse, translate
 
 if TYPE_CHECKING:
@@ -188,9 +189,8 @@ def _close_all() -> None:
 def _forget_parent() -> None:
     """In a forked child: everything open belongs to the parent. Keep it from being finalised here, and start with nothing."""
     global _latch, _entries, _connections, _abandoned, _reaper
-    _graveyard.append((_entries, _abandoned))
     reason = "the connection belongs to the process this one was forked from"
-    _graveyard.extend(connection._poison(reason) for connection in list(_connections))
+    never_free(_entries, _abandoned, [connection._poison(reason) for connection in list(_connections)])
     _latch = threading.Lock()
     _entries, _connections, _abandoned, _reaper = {}, WeakSet(), SimpleQueue(), None
 
@@ -200,7 +200,6 @@ _entries: dict[Any, _Entry] = {}
 _connections: WeakSet[Poisonable] = WeakSet()
 _abandoned: SimpleQueue[tuple[Any, Lease] | None] = SimpleQueue()
 _reaper: threading.Thread | None = None
-_graveyard: list[Any] = []
 
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forget_parent)

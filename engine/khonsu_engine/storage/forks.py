@@ -37,8 +37,20 @@ def never_free(*objects: object) -> None:
 
 
 def _poison_all() -> None:
-    for store in tuple(_open):
+    stores = tuple(_open)
+    for store in stores:
         store.poison()
+    if stores:
+        _leave_without_native_handlers()
+
+
+def _leave_without_native_handlers() -> None:
+    """Let `exit` in this child end in `_exit`: RocksDB's own handler would wait for threads that fork did not copy, and crash.
+
+    Of the handlers the one registered last runs first, and Python has finished by then. `on_exit` is glibc's."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(libc._exit, None)
 
 
 os.register_at_fork(after_in_child=_poison_all)
