@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from khonsu_engine.columns.key_order import Order, cut
+from khonsu_engine.columns.key_order import Edge, Order
 from khonsu_engine.columns.readers import cell_reader, fixed_view, kind_of, offsets_and_data, row_reader
 from khonsu_engine.columns.segment_meta import ChunkMeta
 from khonsu_engine.commands import Key, Row
@@ -30,14 +30,16 @@ BLOCK_BYTES_MAX = 8192
 
 
 class Chunk(NamedTuple):
-    """`find(key)`: position or -1. `get(key)`: its row or None. `row(i)`, `key_at(i)`: by position. `keys`: a sequence of all keys."""
+    """`find(key)`: position or -1. `get(key)`: its row or None. `row(i)`, `key_at(i)`: by position.
+
+    `cut(edge)`: how many keys lie before an edge."""
 
     batch: pa.RecordBatch
     get: Callable[[Key], Row | None]
     find: Callable[[Key], int]
     row: Callable[[int], Row]
     key_at: Callable[[int], Key]
-    cut: Callable[[Any, bool], int]
+    cut: Callable[[Edge], int]
 
 
 def open_chunk(table: Table, meta: ChunkMeta, batch: pa.RecordBatch, order: Order) -> Chunk:
@@ -51,8 +53,8 @@ def open_chunk(table: Table, meta: ChunkMeta, batch: pa.RecordBatch, order: Orde
         key_at: Callable[[int], Key] = cell_reader(columns[positions[0]], types[positions[0]])
     else:
         key_at = row_reader([columns[position] for position in positions], [types[position] for position in positions])
-    find, cut_at = _searches(table, meta, batch, key_at, order)
-    return Chunk(batch, _getter(find, row), find, row, key_at, cut_at)
+    find, cut = _searches(table, meta, batch, key_at, order)
+    return Chunk(batch, _getter(find, row), find, row, key_at, cut)
 
 
 def _getter(find: Callable[[Key], int], row: Callable[[int], Row]) -> Callable[[Key], Row | None]:
@@ -63,7 +65,7 @@ def _getter(find: Callable[[Key], int], row: Callable[[int], Row]) -> Callable[[
     return get
 
 
-Searches = tuple[Callable[[Key], int], Callable[[Any, bool], int]]
+Searches = tuple[Callable[[Key], int], Callable[[Edge], int]]
 
 
 def _searches(table: Table, meta: ChunkMeta, batch: pa.RecordBatch, key_at: Callable[[int], Key], order: Order) -> Searches:
@@ -81,8 +83,8 @@ def _searches(table: Table, meta: ChunkMeta, batch: pa.RecordBatch, key_at: Call
 def _number_searches(array: pa.Array, meta: ChunkMeta) -> Searches:
     keys, rows, first = fixed_view(array), meta.rows, meta.first
 
-    def cut_at(bound: Any, before_equal: bool) -> int:
-        return bisect_left(keys, bound) if before_equal else bisect_right(keys, bound)
+    def cut(edge: Edge) -> int:
+        return edge[0](keys, edge[1])
 
     if meta.last - first == rows - 1:
 
@@ -90,13 +92,13 @@ def _number_searches(array: pa.Array, meta: ChunkMeta) -> Searches:
             i: int = key - first
             return i if 0 <= i < rows else -1
 
-        return find_dense, cut_at
+        return find_dense, cut
 
     def find(key: Any) -> int:
         i = bisect_left(keys, key)
         return i if i < rows and keys[i] == key else -1
 
-    return find, cut_at
+    return find, cut
 
 
 def _text_searches(array: pa.Array, kind: str, key_at: Callable[[int], Any]) -> Searches:
@@ -105,9 +107,6 @@ def _text_searches(array: pa.Array, kind: str, key_at: Callable[[int], Any]) -> 
     samples = [key_at(i) for i in range(0, rows, STRIDE)]
     everything = range(rows)
     encode = str.encode if kind == "text" else bytes
-
-    def cut_at(bound: Any, before_equal: bool) -> int:
-        return cut(everything, bound, before_equal, None, key_at)
 
     def find(key: Any) -> int:
         stop = bisect_right(samples, key) * STRIDE
@@ -129,7 +128,18 @@ def _text_searches(array: pa.Array, kind: str, key_at: Callable[[int], Any]) -> 
             at = block.find(wanted, at + 1)
         return -1
 
-    return find, cut_at
+    return find, _cut_function(samples, everything, key_at)
+
+
+def _cut_function(samples: list[Any], everything: range, ordered_at: Callable[[int], Any]) -> Callable[[Edge], int]:
+    """Where an edge lies: first among the samples, then between two of them."""
+
+    def cut(edge: Edge) -> int:
+        bisect, value = edge
+        stop = bisect(samples, value) * STRIDE
+        return bisect(everything, value, max(stop - STRIDE, 0), min(stop, len(everything)), key=ordered_at)
+
+    return cut
 
 
 def _compared(everything: range, key_at: Callable[[int], Any], key: Any, start: int, stop: int) -> int:
@@ -142,15 +152,12 @@ def _general_searches(rows: int, key_at: Callable[[int], Any], order: Order) -> 
     ordered_at = key_at if order is None else _composed(order, key_at)
     samples = [ordered_at(i) for i in range(0, rows, STRIDE)]
 
-    def cut_at(bound: Any, before_equal: bool) -> int:
-        return cut(everything, bound, before_equal, order, key_at)
-
     def find(key: Any) -> int:
         wanted = key if order is None else order(key)
         stop = bisect_right(samples, wanted) * STRIDE
         return _compared(everything, ordered_at, wanted, max(stop - STRIDE, 0), min(stop, rows))
 
-    return find, cut_at
+    return find, _cut_function(samples, everything, ordered_at)
 
 
 def _composed(outer: Callable[[Any], Any], inner: Callable[[int], Any]) -> Callable[[int], Any]:

@@ -23,7 +23,7 @@ import msgspec
 import pyarrow as pa
 
 from khonsu_engine.columns.chunk import Chunk, open_chunk
-from khonsu_engine.columns.key_order import Order, cut, order_of
+from khonsu_engine.columns.key_order import Edge, Order, edges_of, order_of
 from khonsu_engine.columns.key_search import common_positions
 from khonsu_engine.columns.segment_meta import SegmentMeta, decode_meta, encode_meta
 from khonsu_engine.columns.zone_map import may_match, range_meets
@@ -87,7 +87,7 @@ class _File:
 class Segment:
     """`find(key)`: position or -1. `get(key)`: the row of `key`, live or not, or None. `row(position)`: its values."""
 
-    __slots__ = ("__weakref__", "_file", "_order", "chained", "find", "get", "meta", "row", "table")
+    __slots__ = ("__weakref__", "_file", "_firsts", "_lasts", "_order", "chained", "find", "get", "meta", "row", "table")
 
     find: Callable[[Key], int]
     get: Callable[[Key], Row | None]
@@ -98,7 +98,8 @@ class Segment:
         self.table = table
         self._order = order = order_of(table)
         self._file = file = _File(meta, table, store, order)
-        firsts = [chunk.first if order is None else order(chunk.first) for chunk in meta.chunks]
+        self._firsts = firsts = [chunk.first if order is None else order(chunk.first) for chunk in meta.chunks]
+        self._lasts = [chunk.last if order is None else order(chunk.last) for chunk in meta.chunks]
         self.chained: tuple[Any, int, dict[Key, int]] | None = None  # a note of `bulk_install` to itself
         self.get = _get_function(file, firsts, order)
         self.find = _find_function(file, firsts, order, meta.chunk_rows)
@@ -132,19 +133,21 @@ class Segment:
         """(start, stop): the positions of the keys within `range`. Opens at most the two chunks at its ends."""
         if range is EVERY_KEY:
             return 0, self.meta.rows
-        start = 0 if range.low is None else self._cut(range.low, range.low_inclusive)
-        stop = self.meta.rows if range.high is None else self._cut(range.high, not range.high_inclusive)
+        low, high = edges_of(range, self._order)
+        start = 0 if low is None else self._cut(low)
+        stop = self.meta.rows if high is None else self._cut(high)
         return start, max(start, stop)
 
-    def _cut(self, bound: Any, before_equal: bool) -> int:
-        """The number of keys before (or up to) those equal to `bound`."""
-        number = cut(self.meta.chunks, bound, before_equal, self._order, lambda chunk: chunk.last)
-        if number == len(self.meta.chunks):
+    def _cut(self, edge: Edge) -> int:
+        """The number of keys before `edge`."""
+        bisect, value = edge
+        number = bisect(self._lasts, value)
+        if number == len(self._lasts):
             return self.meta.rows
         whole = number * self.meta.chunk_rows
-        if cut((self.meta.chunks[number].first,), bound, before_equal, self._order) == 0:
+        if bisect(self._firsts, value) <= number:
             return whole
-        return whole + self.chunk(number).cut(bound, before_equal)
+        return whole + self.chunk(number).cut(edge)
 
     def overlaps(self, other: Segment) -> bool:
         """Do the key ranges of the two meet?"""

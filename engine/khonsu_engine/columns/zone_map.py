@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from khonsu_engine.columns.key_order import Order, cut
+from khonsu_engine.columns.key_order import Order, edges_of
 from khonsu_engine.columns.segment_meta import ColumnStatistics
 from khonsu_engine.commands import EVERY_KEY, KeyRange
 from khonsu_engine.mvcc.predicates import All, And, Compare, In, IsNull, Not, Or, Predicate
@@ -27,9 +27,10 @@ def range_meets(range: KeyRange, first: Any, last: Any, order: Order = None) -> 
     """Does `range` meet the keys from `first` to `last`, both included?"""
     if range is EVERY_KEY:
         return True
-    below = range.low is not None and cut((last,), range.low, range.low_inclusive, order) == 1
-    above = range.high is not None and cut((first,), range.high, not range.high_inclusive, order) == 0
-    return not below and not above
+    low, high = edges_of(range, order)
+    if low is not None and low[0]((last,), low[1], key=order) == 1:
+        return False
+    return high is None or high[0]((first,), high[1], key=order) == 1
 
 
 def may_match(predicate: Predicate, columns: Sequence[ColumnStatistics], rows: int) -> bool:
