@@ -249,13 +249,13 @@ def _insert(code: Code, table: Table, shape: Shape) -> _Lines:
         column = table.columns[position]
         values[position] = value = code.assigned(expression, column, ())
         if not column.nullable:
-            code.before.append(f"if {value} is None: raise FALLBACK")
+            code.before.append(f"if {code.null(value)}: raise FALLBACK")
     key = _tuple([values[position] for position in table.key_columns])
     entries = []
     for index in table.indexes:
         indexed = [values[position] for position in index.columns]
         entry = [*indexed, *(values[position] for position in table.key_columns)]
-        present = " and ".join(f"{value} is not None" for value in indexed)
+        present = " and ".join(f"not ({code.null(value)})" for value in indexed)
         entries.append((index.id, _tuple(indexed), f"({', '.join(entry)},)", present))
     return _Lines(code.before, key, [], f"({', '.join(values)},)", None, entries)
 
@@ -282,7 +282,7 @@ def _update(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
         value = code.assigned(assigned[position], column, table.columns)
         mask |= _columns_of((assigned[position],)) | (1 << assigned[position].column if isinstance(assigned[position], ColumnRef) else 0)
         if not column.nullable:
-            not_null.append(f"if {value} is None: raise FALLBACK")
+            not_null.append(f"if {code.null(value)}: raise FALLBACK")
         values.append(value)
     change = ["if row is None: SKIP", *guards, *(f"if not ({text}): SKIP" for text in conditions), *code.after, *not_null]
     return _Lines(code.before, key.text, change, f"({', '.join(values)},)", mask)

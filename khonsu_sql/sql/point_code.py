@@ -81,6 +81,12 @@ class Code:
         """`value` in the text where that is exact and quick, else a name."""
         return repr(value) if value is None or value.__class__ in (int, bool) else self.name("c", value)
 
+    def null(self, text: str) -> str:
+        """Code for `text IS NULL`, of what `assigned` returned."""
+        if text == "None":
+            return "True"
+        return "False" if text.lstrip("-").isdigit() or text in ("True", "False") else f"{text} is None"
+
     # -- values of a column's type --------------------------------------------------------------------------------
 
     def compared(self, expression: Expression, column: Column) -> str:
