@@ -16,7 +16,8 @@ def caret_lines(sql: str, position: int) -> list[str]:
     offset = min(max(position - 1, 0), len(sql))
     start = sql.rfind("\n", 0, offset) + 1
     end = sql.find("\n", offset)
-    line = sql[start : end if end >= 0 else len(sql)].rstrip("\r").replace("\t", " ")
+    line = sql[start : end if end >= 0 else len(sql)].rstrip("\r")
+    line = "".join(character if character.isprintable() else " " if character.isspace() else "?" for character in line)
     column = offset - start
     left = max(0, column - CARET_WIDTH // 2) if len(line) > CARET_WIDTH else 0
     shown = line[left : left + CARET_WIDTH]

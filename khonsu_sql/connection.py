@@ -34,6 +34,7 @@ from khonsu_sql.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from khonsu_engine.commands import Outcome
     from khonsu_engine.limits import Limits
     from khonsu_sql.retry import RetryReport
     from khonsu_sql.rows import RowFactory
@@ -178,6 +179,15 @@ class Connection:
         """
         isolation = None if isolation_level is None else dsn.isolation_of(isolation_level)
         return TransactionBlock(self, TransactionOptions(isolation, read_only))
+
+    @property
+    def last_commit(self) -> Outcome | None:
+        """How the last transaction of this connection that wrote and committed ended: id, commit timestamp, commit index.
+
+        After Ctrl-C in a COMMIT it tells whether that one did. Waits until it is durable; raises `CommitOutcomeUnknown`.
+        """
+        with self._lock:
+            return self._open_session().last_commit()
 
     @property
     def in_transaction(self) -> bool:

@@ -207,7 +207,7 @@ class Cursor:
         if self._source is None:
             result = self._result
             if result is None or result.columns is None:
-                what = "no statement was executed" if result is None else f"the last statement ({result.status}) returned no rows"
+                what = f"{result.status or 'an empty statement'} returned no rows" if result else "no statement was executed"
                 raise InvalidCursorState(f"there is nothing to fetch: {what}")
             self._source = Source(self._link, result, index=self._index)
             self._rows = None

@@ -35,6 +35,7 @@ class LocalSession:
     ) -> None:
         settings = Settings(isolation=isolation, read_only=read_only)
         plans = _plans_of(database)
+        self._database = database
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
         self._lane = FastLane(self._core, database, plans)
 
@@ -78,6 +79,13 @@ class LocalSession:
 
         return describe(self._core.catalog)
 
+    def checkpoint(self) -> None:
+        """Turn recent versions into segments and shorten the log. Raises what made it fail."""
+        try:
+            self._database.checkpoint()
+        except EngineError as error:
+            raise translate(error) from error
+
     # --- transactions
 
     def begin(self, options: TransactionOptions) -> None:
@@ -92,6 +100,13 @@ class LocalSession:
 
     def rollback(self) -> None:
         self._finish(End(commit=False))
+
+    def last_commit(self) -> Outcome | None:
+        """See `session.Session.last_commit`. Raises CommitOutcomeUnknown."""
+        try:
+            return self._database.last_outcome(self._core.transaction.name)
+        except EngineError as error:
+            raise translate(error) from error
 
     @property
     def status(self) -> TransactionStatus:
