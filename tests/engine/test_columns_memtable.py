@@ -13,10 +13,11 @@ from khonsu_engine.columns.key_order import contains
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.ordered_keys import FRESH_KEYS_MAX
 from khonsu_engine.columns.recent import recent_of
+from khonsu_engine.columns.segment_view import SegmentView
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import PRUNED, Version
 from khonsu_engine.commands import KeyRange
-from tests.engine.columns_model import rows_of, table_of
+from tests.engine.columns_model import Bench, rows_of, table_of
 
 TABLE = table_of("BIGINT", "VARCHAR", key=(0,))
 
@@ -77,19 +78,20 @@ def test_an_installation_interrupted_anywhere_is_finished_by_repeating_it() -> N
 
 
 def test_a_scan_interrupted_anywhere_leaves_the_next_one_right() -> None:
+    below = Bench(TABLE).make_segments([(key, "below") for key in range(6)])
     at = 1
     while True:
-        table = TableVersion(TABLE, (), Memtable(TABLE, 3))
+        table = TableVersion(TABLE, map(SegmentView, below), Memtable(TABLE, 3))
         for timestamp in range(10, 20):
             for key in range(timestamp % 3, 5, 2):
                 table.memtable.install(version(key, timestamp, None if (key + timestamp) % 5 == 0 else f"{timestamp}"))
         recent_of(table.memtable)
         if not interrupted(lambda table=table: table.scan(30, [0, 1]), at, "recent.py"):  # type: ignore[misc]
             break
-        for timestamp in (30, 14):
-            visible = {key: row for key in range(5) if (row := table.get(key, timestamp)) is not None}
+        for timestamp in (30, 14, 9):
+            visible = {key: row for key in range(6) if (row := table.get(key, timestamp)) is not None}
             assert {row[0]: row for row in rows_of(TABLE, table.scan(timestamp, [0, 1]))} == visible
-        at += 7
+        at += 3
     assert at > 500
 
 
