@@ -26,7 +26,7 @@ from khonsu_sql.errors import FeatureNotSupported
 
 __all__ = ["GUARDED", "READ", "READ_DUCKDB", "duckdb_only", "parse_tokens", "plain_text", "write"]
 
-_JSON_OPERATORS = ("?|", "?&")
+_OPERATORS_OF_OTHERS = ("?|", "?&", "?::")
 
 
 class KhonsuPostgres(Postgres):
@@ -37,7 +37,7 @@ class KhonsuPostgres(Postgres):
     class Tokenizer(Postgres.Tokenizer):
         COMMANDS: ClassVar[set[TokenType]] = set()
         HEREDOC_STRINGS: ClassVar[list[str | tuple[str, str]]] = []
-        KEYWORDS = {word: kind for word, kind in Postgres.Tokenizer.KEYWORDS.items() if word not in _JSON_OPERATORS}
+        KEYWORDS = {word: kind for word, kind in Postgres.Tokenizer.KEYWORDS.items() if word not in _OPERATORS_OF_OTHERS}
         SINGLE_TOKENS = {**Postgres.Tokenizer.SINGLE_TOKENS, "$": TokenType.PARAMETER}
 
 
@@ -49,7 +49,10 @@ class KhonsuDuckDB(DuckDB):
     class Tokenizer(DuckDB.Tokenizer):
         COMMANDS: ClassVar[set[TokenType]] = set()
         HEREDOC_STRINGS: ClassVar[list[str | tuple[str, str]]] = []
-        KEYWORDS = {**DuckDB.Tokenizer.KEYWORDS, "FLOAT": TokenType.DOUBLE}
+        KEYWORDS = {
+            **{word: kind for word, kind in DuckDB.Tokenizer.KEYWORDS.items() if word not in _OPERATORS_OF_OTHERS},
+            "FLOAT": TokenType.DOUBLE,
+        }
         SINGLE_TOKENS = {**DuckDB.Tokenizer.SINGLE_TOKENS, "$": TokenType.PARAMETER}
 
 

@@ -1,4 +1,4 @@
-"""sqlglot's expressions into ours (`shape`), where every column is known. Called by `pushdown`, `queries` and `writes`.
+"""sqlglot's expressions into ours (`shape`), where every column is known. Called by `pushdown`, `queries`, `inserts` and `changes`.
 
 sqlglot's tree ends here: predicates and the point path see only frozen values. What has no word in `shape` becomes `Opaque`, and so
 does everything nested more deeply than anyone compiles.

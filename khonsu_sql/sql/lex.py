@@ -14,12 +14,20 @@ from typing import Any
 from sqlglot.errors import TokenError
 from sqlglot.tokens import Token, TokenType
 
-from khonsu_sql.errors import CharacterNotInRepertoire, Error, ParameterMismatch, ProgramLimitExceeded, StatementTooComplex, SyntaxError_
+from khonsu_sql.errors import (
+    CharacterNotInRepertoire,
+    Error,
+    InterfaceError,
+    ParameterMismatch,
+    ProgramLimitExceeded,
+    StatementTooComplex,
+    SyntaxError_,
+)
 from khonsu_sql.sql.dialect import GUARDED, READ
 from khonsu_sql.sql.plan import ParameterSpec
 from khonsu_sql.sql.quotes import pieces, without_dollar_quotes
 
-__all__ = ["NESTING_MAX", "check_text", "numbered", "shifted", "split", "syntax_error", "tokenize"]
+__all__ = ["NESTING_MAX", "check_text", "numbered", "shifted", "shown", "split", "syntax_error", "tokenize"]
 
 NESTING_MAX = 200
 PREFIX_RUN_MAX = 100
@@ -36,6 +44,12 @@ _VALUE_ENDS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenT
 _UNFINISHED = {"text": "quoted text", "identifier": "quoted identifier", "comment": "comment", "dollar": "dollar-quoted text"}
 
 
+def shown(text: str) -> str:
+    """A piece of a statement for a message: short, and without characters that control a terminal."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
 def syntax_error(message: str, sql: str, start: int | None, *, hint: str | None = None) -> SyntaxError_:
     """42601 at the 0-based character `start`."""
     return SyntaxError_(message, position=None if start is None else start + 1, sql=sql, hint=hint)
@@ -43,6 +57,8 @@ def syntax_error(message: str, sql: str, start: int | None, *, hint: str | None 
 
 def check_text(sql: str, bytes_max: int) -> None:
     """Raises ProgramLimitExceeded (54000), CharacterNotInRepertoire (22021) or SyntaxError_ (NUL)."""
+    if not isinstance(sql, str):
+        raise InterfaceError(f"a statement is text, not {type(sql).__name__}", sqlstate="HY024")
     if len(sql) > bytes_max:
         raise _too_long(len(sql), bytes_max)
     if "\0" in sql:
@@ -60,7 +76,7 @@ def check_text(sql: str, bytes_max: int) -> None:
 
 def _too_long(size: int, size_max: int) -> Error:
     return ProgramLimitExceeded(
-        f"the statement has {size:,} bytes or more, the limit is {size_max:,}",
+        f"the statement has {size} bytes or more, the limit is {size_max}",
         hint="Pass data as parameters or with ingest(), or raise the setting statement_bytes_max.",
     )
 
@@ -74,7 +90,7 @@ def tokenize(sql: str, dialect: Any = READ) -> list[Token]:
         raise _untokenizable(sql, error) from error
     if mark:
         tokens = [_with_text(token, token.text.replace(mark, "'")) if mark in token.text else token for token in tokens]
-    _check_nesting(tokens, sql)
+    _check_brackets(tokens, sql)
     return [_decimal(token, sql) if token.token_type in (TokenType.HEX_STRING, TokenType.BIT_STRING) else token for token in tokens]
 
 
@@ -97,7 +113,7 @@ def _decimal(token: Token, sql: str) -> Token:
     return _with_text(token, str(int(source.replace("_", ""), 0)), TokenType.NUMBER)
 
 
-def _check_nesting(tokens: list[Token], sql: str) -> None:
+def _check_brackets(tokens: list[Token], sql: str) -> None:
     depth = run = subscripts = 0
     before: TokenType | None = None
     for token in tokens:
@@ -107,6 +123,8 @@ def _check_nesting(tokens: list[Token], sql: str) -> None:
             subscripts = subscripts + 1 if before is TokenType.R_BRACKET and kind is TokenType.L_BRACKET else 0
         elif kind in _CLOSING:
             depth = max(0, depth - 1)
+            if before is TokenType.COMMA and kind is TokenType.R_PAREN:
+                raise syntax_error('syntax error at or near ")"', sql, token.start)
         run = 0 if kind in _OPERANDS else run + 1
         if depth > NESTING_MAX or run > PREFIX_RUN_MAX or subscripts > SUBSCRIPTS_MAX:
             raise StatementTooComplex(

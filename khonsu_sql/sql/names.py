@@ -1,7 +1,7 @@
 """What the columns of a result are called: the alias, the column's name, or else the expression as the user wrote it.
 
 `written_items` reads the token list, because sqlglot's tree has forgotten how an expression was written (`x::int` is a CAST);
-`name_of` and `UNNAMED` are for columns of subqueries, which must be known to resolve names. Called by `parse`, `queries`, `writes`.
+`name_of` and `UNNAMED` are for columns of subqueries, which must be known to resolve names. Called by `parse`, `queries`, `statements`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import khonsu_engine.errors as engine_errors
 from khonsu_engine.schema.types import parse_type
 from khonsu_sql.errors import SyntaxError_, translate
 from khonsu_sql.sql.dialect import GUARDED
-from khonsu_sql.sql.lex import syntax_error
+from khonsu_sql.sql.lex import shown, syntax_error
 
 __all__ = ["misread_alias", "normalise_tree", "start_of"]
 
@@ -134,6 +134,6 @@ def misread_alias(tree: Any, tokens: list[Token], sql: str) -> SyntaxError_ | No
             continue
         word = token.text.lower() in GUARDED
         if word or (before.token_type is TokenType.NUMBER and before.end + 1 == token.start):
-            text = sql[token.start : token.end + 1]
+            text = shown(sql[token.start : token.end + 1])
             return syntax_error(f'syntax error at or near "{text}"', sql, token.start, hint=f'To use it as a name write AS "{text}".')
     return None

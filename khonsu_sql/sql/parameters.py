@@ -5,7 +5,7 @@ Called at every execution by `execute` and the point path. Knows nothing of type
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from khonsu_sql.errors import ParameterMismatch
@@ -24,7 +24,7 @@ def normalise(spec: ParameterSpec, parameters: Sequence[Any] | Mapping[str, Any]
         parameters = _NOTHING
     if isinstance(parameters, Mapping) and not parameters and not spec.count:
         return _NOTHING
-    if isinstance(parameters, Mapping | str | bytes | bytearray):
+    if isinstance(parameters, Mapping | str | bytes | bytearray | Set) or not isinstance(parameters, Iterable):
         raise _wrong_kind(spec, parameters)
     values = list(parameters)
     if len(values) != spec.count:

@@ -11,25 +11,19 @@ IS [NOT] TRUE/FALSE, AND, OR, NOT over columns, constants and parameters whose v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
-import khonsu_engine.errors as engine_errors
 from khonsu_engine.mvcc.predicates import ALL, All, And, Compare, In, IsNull, Not, Or, Predicate
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import BOOLEAN, SqlType
+from khonsu_sql.sql.constants import Inexact, constant_of, value_of
 from khonsu_sql.sql.plan import ParameterRef
-from khonsu_sql.sql.shape import CastTo, ColumnRef, Constant, Expression, Merged, Operation, Parameter
+from khonsu_sql.sql.shape import CastTo, ColumnRef, Constant, Expression, Merged, Operation
 
 __all__ = ["instantiate", "null_rejecting", "predicate_of", "retyped"]
 
 _MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _NEGATED = {"=": "<>", "<>": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
-_AS_TEXT = ("VARCHAR", "ENUM", "JSON", "BLOB")
-
-
-class _Inexact(Exception):
-    """A value that the column's type does not have: the condition stays DuckDB's."""
 
 
 def predicate_of(expression: Expression, source: int, table: Table) -> Predicate | None:
@@ -107,8 +101,8 @@ class _Reader:
         if not (column_type.sql_equal if operator in ("=", "<>") else column_type.sql_ordered) or column_type.parts:
             return None
         try:
-            return Compare(column, operator, _constant(right, column_type))
-        except _Inexact:
+            return Compare(column, operator, constant_of(right, column_type))
+        except Inexact:
             return None
 
     def _membership(self, operand: Expression, values: Sequence[Expression], negated: bool) -> Predicate | None:
@@ -116,8 +110,8 @@ class _Reader:
         if column is None or not self._type(column).sql_equal or self._type(column).parts:
             return None
         try:
-            return _negation(In(column, tuple(_constant(value, self._type(column)) for value in values)), negated)
-        except _Inexact:
+            return _negation(In(column, tuple(constant_of(value, self._type(column)) for value in values)), negated)
+        except Inexact:
             return None
 
     def _boolean(self, expression: Expression, wanted: bool) -> Predicate | None:
@@ -156,57 +150,6 @@ def _keeps_meaning(source: SqlType, target: SqlType) -> bool:
     return source.kind == target.kind == "VARCHAR" or source == target
 
 
-# --- constants
-
-
-def _constant(expression: Expression, column_type: SqlType) -> Any:
-    """The value as the column would hold it, or a ParameterRef. Raises _Inexact."""
-    match expression:
-        case Parameter(index=index):
-            return ParameterRef(index, column_type)
-        case CastTo(operand=Parameter(index=index), type=target):
-            return ParameterRef(index, column_type, target)
-        case Constant() | Operation() | CastTo():
-            return _comparable(_evaluate(expression), column_type)
-    raise _Inexact
-
-
-def _evaluate(expression: Expression) -> Any:
-    match expression:
-        case Constant(value=value):
-            return value
-        case Operation(name="neg", operands=(operand,)):
-            value = _evaluate(operand)
-            if type(value) in (int, float, Decimal):
-                return -value
-        case CastTo(operand=operand, type=target):
-            return _cast(_evaluate(operand), target)
-    raise _Inexact
-
-
-def _cast(value: Any, target: SqlType) -> Any:
-    if target.parts:
-        raise _Inexact
-    if target.kind == "VARCHAR" and target.length:
-        target = SqlType("VARCHAR")  # DuckDB ignores the length in a cast
-    try:
-        return target.canonical(value)
-    except engine_errors.EngineError:
-        raise _Inexact from None
-
-
-def _comparable(value: Any, column_type: SqlType) -> Any:
-    """`value` as one of the column's, if comparing with that is the same. DuckDB casts text to the column's type, and a decimal
-    to DOUBLE."""
-    if value is None:
-        return None
-    casts = (type(value) is str and column_type.kind not in _AS_TEXT) or (type(value) is Decimal and column_type.kind == "DOUBLE")
-    try:
-        return column_type.canonical(value) if casts else column_type.exact(value)
-    except engine_errors.EngineError:
-        raise _Inexact from None
-
-
 # --- execution
 
 
@@ -222,13 +165,13 @@ def _filled(predicate: Predicate, values: Sequence[Any]) -> Predicate | None:
     match predicate:
         case Compare(column=column, operator=operator, value=ParameterRef() as reference):
             try:
-                return Compare(column, operator, _given(reference, values))
-            except _Inexact:
+                return Compare(column, operator, value_of(reference, values))
+            except Inexact:
                 return None
         case In(column=column, values=listed):
             try:
-                return In(column, tuple(_given(value, values) if type(value) is ParameterRef else value for value in listed))
-            except _Inexact:
+                return In(column, tuple(value_of(value, values) if type(value) is ParameterRef else value for value in listed))
+            except Inexact:
                 return None
         case And(operands=operands):
             known = tuple(found for found in (_filled(operand, values) for operand in operands) if found is not None)
@@ -240,13 +183,6 @@ def _filled(predicate: Predicate, values: Sequence[Any]) -> Predicate | None:
             part = _filled(operand, values)
             return None if part is None else Not(part)
     return predicate
-
-
-def _given(reference: ParameterRef, values: Sequence[Any]) -> Any:
-    value = values[reference.index]
-    if reference.cast is not None and value is not None:
-        value = _cast(value, reference.cast)
-    return _comparable(value, reference.type)
 
 
 # --- properties

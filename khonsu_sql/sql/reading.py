@@ -6,19 +6,23 @@ the first reading.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 from sqlglot.errors import ParseError, SqlglotError
 from sqlglot.tokens import Token
 
-from khonsu_sql.errors import Error
+from khonsu_sql.errors import Error, UndefinedFunction
 from khonsu_sql.sql.dialect import READ, READ_DUCKDB, duckdb_only, parse_tokens, plain_text
-from khonsu_sql.sql.lex import numbered, shifted, syntax_error, tokenize
+from khonsu_sql.sql.lex import numbered, shifted, shown, syntax_error, tokenize
 from khonsu_sql.sql.normal import misread_alias, normalise_tree
 from khonsu_sql.sql.plan import ParameterSpec
 
 __all__ = ["Reading", "read_expression", "read_tree"]
+
+
+_FUNCTION = re.compile(r"missing for <class 'sqlglot\.expressions\.(aggregate|array|functions|json|math|string|temporal)\.")
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -75,8 +79,10 @@ def _syntax_error(error: ParseError, tokens: list[Token], sql: str) -> Error:
     """PostgreSQL's words for it; sqlglot's own speak of classes."""
     told = error.errors[0] if error.errors else {}
     token = next((token for token in tokens if (token.line, token.col) == (told.get("line"), told.get("col"))), tokens[-1])
-    text = sql[token.start : token.end + 1]
     description = plain_text(str(told.get("description", "")))
+    if description.startswith("The number of provided arguments") or _FUNCTION.search(description):
+        return UndefinedFunction("no function of that name takes these arguments", position=token.start + 1, sql=sql)
+    text = shown(sql[token.start : token.end + 1])
     if description.startswith("Expecting ") and len(description) < 40:
         return syntax_error(f'syntax error at or near "{text}": {description[0].lower()}{description[1:]}', sql, token.start)
     return syntax_error(f'syntax error at or near "{text}"', sql, token.start)

@@ -1,6 +1,6 @@
 """The names in force while a statement is bound: relations, scopes, and every place where a base table is read.
 
-Data for `resolve`, `from_items`, `queries`, `pushdown` and `writes`; mutable while one statement is bound, then gone.
+Data for `resolve`, `from_items`, `queries`, `pushdown` and the rooms of writes; mutable while one statement is bound, then gone.
 
 Invariants: an `Occurrence` is one reference to a base table in the text, with its own name in the generated query; its columns only
 grow, its filters are only those that `pushdown` proved harmless. A hidden column is in no `Relation.columns`.

@@ -1,6 +1,6 @@
 """What a column reference names, and which columns a statement therefore uses.
 
-Called by `queries`, `from_items` and `writes` for every column of a statement. A reference marks every base table column it *might*
+Called by `queries`, `from_items` and `changes` for every column of a statement. A reference marks every base table column it *might*
 mean: too many are only read, too few would be wrong. It is an error of ours only when no relation in reach has it and all of them
 are known; everything else DuckDB judges. `Binding.hits` keeps what a reference means in its own scope, for filters and shapes.
 """

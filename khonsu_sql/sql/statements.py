@@ -13,9 +13,11 @@ from sqlglot import exp
 
 from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_sql.errors import Error, GroupingError, StatementTooComplex, UndefinedTable
+from khonsu_sql.sql.changes import bind_delete, bind_update
 from khonsu_sql.sql.dialect import write
 from khonsu_sql.sql.from_items import replace_table
 from khonsu_sql.sql.functions import check_functions
+from khonsu_sql.sql.inserts import bind_insert
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
 from khonsu_sql.sql.plan import CreateTable, DropTable, Explain, Plan, Query, Statement, WriteFromQuery
@@ -24,7 +26,7 @@ from khonsu_sql.sql.relations import Binding, Scope
 from khonsu_sql.sql.resolve import nearest, position_of
 from khonsu_sql.sql.shape import Output
 from khonsu_sql.sql.shapes import outputs_of, scope_resolver, select_shape
-from khonsu_sql.sql.writes import Written, bind_write
+from khonsu_sql.sql.targets import Written
 
 __all__ = ["bind_statement"]
 
@@ -160,7 +162,7 @@ def _write(parsed: Parsed, binding: Binding, tree: Any) -> Statement:
     returning = tree.args.get("returning")
     if returning is not None:
         returning.pop()
-    written = bind_write(binding, tree)
+    written = _bind_write(binding, tree)
     check_complete(binding, written.select)
     shape = written.shape
     tables: tuple[Table, ...] = (written.table, *binding.tables)
@@ -172,6 +174,15 @@ def _write(parsed: Parsed, binding: Binding, tree: Any) -> Statement:
     plan: Plan = WriteFromQuery(written.operation, written.table, _plan(binding, written.select, [UNKNOWN]), written.assigned, answer)
     distinct = tuple({table.id: table for table in tables}.values())
     return Statement(plan, parsed.parameters, distinct, shape)
+
+
+def _bind_write(binding: Binding, tree: Any) -> Written:
+    match tree:
+        case exp.Insert():
+            return bind_insert(binding, tree)
+        case exp.Update():
+            return bind_update(binding, tree)
+    return bind_delete(binding, tree)
 
 
 def _returning(

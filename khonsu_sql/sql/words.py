@@ -11,7 +11,7 @@ from typing import NoReturn
 from sqlglot.tokens import Token, TokenType
 
 from khonsu_sql.errors import SyntaxError_
-from khonsu_sql.sql.lex import syntax_error
+from khonsu_sql.sql.lex import shown, syntax_error
 
 __all__ = ["Words", "words_of"]
 
@@ -96,7 +96,7 @@ class Words:
             start, near = len(self.sql[: self._end()].rstrip()), "end of input"
         else:
             token = self.tokens[self.position]
-            start, near = token.start, f'or near "{self.sql[token.start : token.end + 1]}"'
+            start, near = token.start, f'or near "{shown(self.sql[token.start : token.end + 1])}"'
         text = f"syntax error at {near}"
         return syntax_error(f"{text}: {message}" if message else text, self.sql, start, hint=hint)
 

@@ -88,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_INPUT, "", "22023"),
     Rule(duckdb.NotImplementedException, "", "0A000"),
     Rule(duckdb.PermissionException, "", "42501"),
-    Rule(duckdb.ParserException, r"syntax error", "XX000", "internal error: the generated query cannot be parsed"),
+    Rule(duckdb.ParserException, r"syntax error", "42601", "syntax error: the statement means nothing to DuckDB"),
     Rule(duckdb.ParserException, "", "42601"),
     Rule(duckdb.IOException, "", "58030"),
     Rule(_ANY, "", "XX000"),
