@@ -85,12 +85,12 @@ class RecentLog:
             self._open_batch = (state.slots - len(state.open), len(state.open), batch)
         return batch
 
-    def visible_slot(self, state: Recent, key: Key, timestamp: Timestamp) -> int:
-        """The slot of `key` that a reader at `timestamp` sees, or -1. Under `latch`."""
+    def begun_slot(self, state: Recent, key: Key, timestamp: Timestamp) -> int:
+        """The newest slot of `key` begun at or below `timestamp`, ended or not, or -1. Under `latch`."""
         slot = self._last.get(key, -1)
         while slot >= 0 and state.begin[slot] > timestamp:
             slot = int(state.earlier[slot])
-        return slot if slot >= 0 and state.end[slot] > timestamp else -1
+        return slot
 
     def _converted(self, rows: Sequence[Row]) -> pa.RecordBatch:
         return arrow_from_rows(self._types, rows, self._names)

@@ -132,7 +132,7 @@ def prepare_scan(
         state = log.catch_up()
         superseded = _superseded_of(version).catch_up(log, state)
         open_batch = log.open_batch(state)
-        own_slots = [log.visible_slot(state, key, timestamp) for key in keys]
+        own_slots = [log.begun_slot(state, key, timestamp) for key in keys]
     pieces: list[_Piece] = []
     for view, (positions, timestamps) in zip(version.segments, superseded, strict=True):
         hidden = positions[timestamps <= timestamp]

@@ -22,17 +22,17 @@ __all__ = ["find_duplicate", "integer_keys", "is_sorted", "key_columns", "key_in
 
 
 def sort_batches(table: Table, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """All rows of `batches` as one table in key order (stable). Rows that are in order already are not moved."""
+    """All rows of `batches` as one table in key order. Rows that are in order already are not moved."""
     return sorted_by_key(table, pa.Table.from_batches(batches, schema))
 
 
 def sorted_by_key(table: Table, rows: pa.Table) -> pa.Table:
-    """`rows` in key order (stable)."""
+    """`rows` in key order."""
     keys = key_columns(table, rows)
     if _in_order(table, keys, strictly=False):
         return rows
     numbers = integer_keys(table, keys)
-    order = _sort_indices(keys) if numbers is None else pa.array(np.argsort(numbers, kind="stable"))
+    order = _sort_indices(keys) if numbers is None else pa.array(np.argsort(numbers))
     return rows.combine_chunks().take(order)
 
 
