@@ -81,7 +81,7 @@ class Scan:
                 batch = batch.slice(piece.start, count)
             arrays = [batch.column(position) for position in self._projection]
             if self.masked:
-                arrays.append(_all_live(count) if piece.live is None else pa.array(piece.live))
+                arrays.append(_live_array(count, piece.live))
             yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def to_table(self) -> pa.Table:
@@ -89,10 +89,10 @@ class Scan:
         return pa.Table.from_batches(self, self.schema)
 
 
-def _all_live(count: int) -> pa.Array:
-    """`count` times True."""
-    bits = pa.py_buffer(b"\xff" * ((count + 7) // 8))
-    return pa.BooleanArray.from_buffers(pa.bool_(), count, [None, bits], 0)
+def _live_array(count: int, live: Mask | None) -> pa.Array:
+    """`live` as an Arrow array; None: `count` times True."""
+    bits = b"\xff" * ((count + 7) // 8) if live is None else np.packbits(live, bitorder="little")
+    return pa.BooleanArray.from_buffers(pa.bool_(), count, [None, pa.py_buffer(bits)], 0)
 
 
 def _sliced_around(pieces: list[_Piece]) -> list[_Piece]:
