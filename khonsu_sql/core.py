@@ -16,22 +16,10 @@ from collections.abc import Generator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from khonsu_engine.errors import EngineError
 from khonsu_engine.protocols import Ticket
-from khonsu_sql.errors import (
-    Error,
-    InternalError,
-    OutOfMemory,
-    ParameterMismatch,
-    ProgrammingError,
-    QueryCanceled,
-    StatementTooComplex,
-    SyntaxError_,
-    translate,
-)
-from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
+from khonsu_sql.errors import Error, ParameterMismatch, ProgrammingError, QueryCanceled, SyntaxError_
+from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, translated
+from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.session_transaction import SessionTransaction
 from khonsu_sql.sql import settings as setting_table
 from khonsu_sql.sql.cache import PlanCache
@@ -46,38 +34,9 @@ if TYPE_CHECKING:
     from khonsu_engine.transaction import LocalTransaction
     from khonsu_sql.sql.settings import Settings
 
-__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "SessionCore"]
+__all__ = ["SessionCore"]
 
 
-class Execute(msgspec.Struct, frozen=True):
-    sql: str
-    parameters: Parameters = None
-    many: bool = False
-
-
-class Ingest(msgspec.Struct, frozen=True):
-    table: str
-    reader: Any
-    mode: IngestMode
-
-
-class Begin(msgspec.Struct, frozen=True):
-    options: TransactionOptions
-
-
-class End(msgspec.Struct, frozen=True):
-    """`commit`: else rollback. Without a transaction, nothing happens."""
-
-    commit: bool
-
-
-class Answered(msgspec.Struct, frozen=True):
-    """The ticket the last step returned was waited for; `error`: what the wait raised."""
-
-    error: BaseException | None = None
-
-
-Request = Execute | Ingest | Begin | End | Answered
 Work = Generator[Ticket, None, Result]
 
 
@@ -109,7 +68,7 @@ class SessionCore:
         except Error:
             raise
         except Exception as error:
-            raise _translated(error, request) from error
+            raise translated(error, request.sql if isinstance(request, Execute) else None) from error
 
     def _advance(self, error: BaseException | None) -> Result | Ticket:
         work = self._work
@@ -144,6 +103,13 @@ class SessionCore:
     def _check_cancelled(self) -> None:
         if self._cancelled:
             raise QueryCanceled("the statement was cancelled")
+
+    def interrupted(self, *, ends: bool = False) -> None:
+        """Ctrl-C came between any two lines of a request: nothing of it goes on. `ends`: it was the end of the transaction."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.close()
+        self.transaction.interrupted(ends=ends or (self.autocommit and not self.transaction.explicit))
 
     def close(self) -> None:
         """Roll back and end open results."""
@@ -325,15 +291,3 @@ def _chained(results: list[Result]) -> Result:
     for result, following in pairwise(results):
         result.next = following
     return results[0]
-
-
-def _translated(error: Exception, request: Request) -> Error:
-    """The error of this package for any other."""
-    sql = request.sql if isinstance(request, Execute) else None
-    if isinstance(error, EngineError):
-        return translate(error, sql=sql)
-    if isinstance(error, RecursionError):
-        return StatementTooComplex("the statement is nested too deeply", sql=sql)
-    if isinstance(error, MemoryError):
-        return OutOfMemory("out of memory")
-    return InternalError(f"unexpected {type(error).__name__}: {error}", hint="This is a bug of khonsu_sql: please report it.")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from khonsu_engine.columns.version import SnapshotPruned
-from khonsu_engine.committer import CommitTicket, StaleTable
+from khonsu_engine.committer import StaleTable
 from khonsu_engine.errors import EngineError
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.plan import PointRead, PointWrite
@@ -21,6 +21,7 @@ from khonsu_sql.sql.point_code import Fallback
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
+    from khonsu_engine.protocols import Ticket
     from khonsu_engine.transaction import LocalTransaction
     from khonsu_sql.core import SessionCore
     from khonsu_sql.sql.cache import PlanCache
@@ -55,16 +56,15 @@ class FastLane:
         if statement is None or session.status is not IDLE or not core.settings.point_path:
             return None
         plan = statement.plan
-        kind = plan.__class__
         if parameters is None:
             parameters = ()
         elif parameters.__class__ is not tuple and parameters.__class__ is not list:
             return None
         if not core.autocommit:
-            if kind is not PointRead and kind is not PointWrite:
+            if not isinstance(plan, PointRead | PointWrite):
                 return None
-            return self._inside(session.open(kind is PointWrite), sql, parameters)
-        if kind is PointRead:
+            return self._inside(session.open(isinstance(plan, PointWrite)), sql, parameters)
+        if isinstance(plan, PointRead):
             if plan.alone is None or catalog.timestamp > state.durable:
                 return None
             try:
@@ -72,7 +72,7 @@ class FastLane:
             except _RETREAT:
                 return None
             return Result(plan.columns, len(rows), "SELECT", rows)
-        if kind is PointWrite and plan.alone is not None:
+        if isinstance(plan, PointWrite) and plan.alone is not None:
             return self._alone(plan, parameters)
         return None
 
@@ -106,12 +106,12 @@ class FastLane:
         elif parameters.__class__ is not tuple and parameters.__class__ is not list:
             return None
         try:
-            if plan.__class__ is PointRead:
+            if isinstance(plan, PointRead):
                 rows = plan.run(engine, parameters)
                 if engine.seen > self._state.durable:
                     self._database.wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
-            if plan.__class__ is not PointWrite or engine.read_only or plan.columns is not None:
+            if not isinstance(plan, PointWrite) or engine.read_only or plan.columns is not None:
                 return None
             count, _ = plan.run(engine, parameters)
             return Result(None, count, plan.operation.name)
@@ -123,7 +123,7 @@ class FastLane:
             raise
 
 
-def wait_out(ticket: CommitTicket) -> None:
+def wait_out(ticket: Ticket) -> None:
     """Wait until a commit is durable. Ctrl-C is held back until then: the outcome of a commit is always told."""
     held: BaseException | None = None
     while True:

@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 
 from khonsu_engine.commands import Isolation, Outcome
 from khonsu_engine.errors import EngineError
-from khonsu_sql.core import Answered, Begin, End, Execute, Ingest, Request, SessionCore
+from khonsu_sql.core import SessionCore
 from khonsu_sql.errors import translate
 from khonsu_sql.fast_lane import FastLane, wait_out
+from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.settings import Settings
@@ -46,8 +47,11 @@ class LocalSession:
         if not many:
             try:
                 result = self._lane.run(sql, parameters)
-            except EngineError as error:
-                raise translate(error, sql=sql) from error
+            except Exception as error:
+                raise translated(error, sql) from error
+            except BaseException:
+                self._core.interrupted()
+                raise
             if result is not None:
                 return result
         return self._finish(Execute(sql, parameters, many))
@@ -57,6 +61,16 @@ class LocalSession:
         return self._finish(Ingest(table, reader, mode)).rowcount
 
     def _finish(self, request: Request) -> Result:
+        """The answer to `request`. Ctrl-C, wherever it comes, leaves no work half done behind."""
+        try:
+            return self._steps(request)
+        except Exception:
+            raise
+        except BaseException:
+            self._core.interrupted(ends=isinstance(request, End))
+            raise
+
+    def _steps(self, request: Request) -> Result:
         """Step until there is a result, waiting for what must be waited for. A wait that raises (Ctrl-C too) is told to the core."""
         core = self._core
         answer = core.step(request)

@@ -279,8 +279,9 @@ def _update(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
         if position not in assigned:
             values.append(f"row[{position}]")
             continue
-        value = code.assigned(assigned[position], column, table.columns)
-        mask |= _columns_of((assigned[position],)) | (1 << assigned[position].column if isinstance(assigned[position], ColumnRef) else 0)
+        expression = assigned[position]
+        value = code.assigned(expression, column, table.columns)
+        mask |= 1 << expression.column if isinstance(expression, ColumnRef) else _columns_of((expression,))
         if not column.nullable:
             not_null.append(f"if {code.null(value)}: raise FALLBACK")
         values.append(value)

@@ -9,7 +9,8 @@ import pytest
 from khonsu_engine.database import Database
 from khonsu_engine.protocols import Ticket
 from khonsu_sql import errors
-from khonsu_sql.core import Answered, Execute, SessionCore
+from khonsu_sql.core import SessionCore
+from khonsu_sql.requests import Answered, Execute
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.settings import Settings

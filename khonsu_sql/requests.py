@@ -1,0 +1,60 @@
+"""What a session can be asked, as values, and any failure as an error of this package.
+
+Made by `local` (in a cluster by the gateway, from what a client sent), stepped through by `core`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from khonsu_engine.errors import EngineError
+from khonsu_sql.errors import Error, InternalError, OutOfMemory, StatementTooComplex, translate
+from khonsu_sql.session import IngestMode, Parameters, TransactionOptions
+
+__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "translated"]
+
+
+class Execute(msgspec.Struct, frozen=True):
+    sql: str
+    parameters: Parameters = None
+    many: bool = False
+
+
+class Ingest(msgspec.Struct, frozen=True):
+    table: str
+    reader: Any
+    mode: IngestMode
+
+
+class Begin(msgspec.Struct, frozen=True):
+    options: TransactionOptions
+
+
+class End(msgspec.Struct, frozen=True):
+    """`commit`: else rollback. Without a transaction, nothing happens."""
+
+    commit: bool
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """The ticket the last step returned was waited for; `error`: what the wait raised."""
+
+    error: BaseException | None = None
+
+
+Request = Execute | Ingest | Begin | End | Answered
+
+
+def translated(error: Exception, sql: str | None) -> Error:
+    """The error to raise for `error`, whatever it is."""
+    if isinstance(error, Error):
+        return error
+    if isinstance(error, EngineError):
+        return translate(error, sql=sql)
+    if isinstance(error, RecursionError):
+        return StatementTooComplex("the statement is nested too deeply", sql=sql)
+    if isinstance(error, MemoryError):
+        return OutOfMemory("out of memory")
+    return InternalError(f"unexpected {type(error).__name__}: {error}", hint="This is a bug of khonsu_sql: please report it.")
