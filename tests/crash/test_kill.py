@@ -68,6 +68,7 @@ def check(path: Path, run: int, acknowledged: dict[int, int]) -> None:
 
 
 @pytest.mark.deep
+@pytest.mark.timeout(1200)
 def test_kill_in_a_loop(tmp_path: Path) -> None:
     chance = random.Random(int(os.environ.get("KHONSU_SEED", "20261121")))
     path = tmp_path / "bank.khonsu"
