@@ -436,10 +436,11 @@ def test_duckdb_and_arrow_are_loaded_by_the_first_query() -> None:
 from khonsu_sql.sql.query import Evaluator
 evaluator = Evaluator(); evaluator.interrupt()
 print(sorted({"duckdb", "pyarrow"} & set(sys.modules)))
-print(evaluator.evaluate(["6 * 7"]).to_pylist(), "pandas" in sys.modules)
+from khonsu_sql.sql.plan import Query
+print(evaluator.run(Query("SELECT 6 * 7", ()), [], {}).rows, "pandas" in sys.modules)
 """
     done = in_a_fresh_process(code)
-    assert (done.stdout, done.stderr) == ("[]\n[{'c0': 42}] False\n", "")
+    assert (done.stdout, done.stderr) == ("[]\n[(42,)] False\n", "")
 
 
 def test_a_process_ends_quietly_with_a_stream_open() -> None:

@@ -23,6 +23,8 @@ PROVOKED = [
     ("SELECT 300::TINYINT", "22003", "out of range"),
     ("SELECT a::BIGINT * 9223372036854775807 FROM k1", "22003", "Overflow in multiplication"),
     ("SELECT 99999::DECIMAL(4, 2)", "22003", "DECIMAL(4,2)"),
+    ("SELECT 1000.0::DECIMAL(5, 2)", "22003", "DECIMAL(5,2)"),
+    ("SELECT " + " + ".join(["1"] * 2000), "54001", "nested too deeply"),
     ("SELECT factorial(100)", "22003", "out of range"),
     ("SELECT 'abc'::INTEGER", "22P02", "'abc'"),
     ("SELECT s::INTEGER FROM k1 WHERE a = 2", "22P02", "'k1'"),
@@ -78,7 +80,7 @@ PROVOKED = [
     ("SELECT a FROM k1 QUALIFY a", "42P20", "window"),
     ("SELECT * FROM read_text('/etc/passwd')", "42501", "disabled"),
     ("SELECT $1", "XX000", "parameters"),
-    ("SELEC 1", "XX000", "cannot be parsed"),
+    ("SELEC 1", "42601", "syntax error"),
 ]
 
 

@@ -12,6 +12,7 @@ Called by `sql.context`, `dml`, `constraints`, `bulk` and `ingest`; the only roo
     streams      results that stream, and when their cursors are free again
     execution    one query, from relations to rows or batches
     calls        what runs at the moment, so that it can be stopped
+    aside        the thread that works while the main thread waits for signals
     translation  DuckDB's exceptions as ours, one table
 
 The way of a query: relations become `pa.Table`s in the caller's thread (so nothing of ours runs later, and errors of the engine keep
@@ -20,7 +21,7 @@ them from there; a result that streams keeps its cursor until it is read out, cl
 
 Two DuckDB instances serve a process. The *narrow* one has a single thread: the caller's. Up to 65,536 rows per source nothing could
 run in parallel anyway, and without a hand-over between threads a small query takes 290 instead of 460 µs and Ctrl-C is always heard. The
-*wide* one has DuckDB's own number of threads; there the main thread waits outside of DuckDB, where signals reach it.
+*wide* one has DuckDB's own number of threads; there the main thread waits aside, where signals reach it.
 
 Invariants: DuckDB is never called under a latch; it never prunes by predicates of its own; no DuckDB exception leaves, and no name
 that was generated for a source is ever shown. Finalisers only append to a deque.

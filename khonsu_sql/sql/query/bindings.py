@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import duckdb
 import pyarrow as pa
 
-__all__ = ["NOTHING", "PRIVATE", "Slot", "make_slot", "open_stream"]
+__all__ = ["NOTHING", "PRIVATE", "Description", "Slot", "make_slot", "open_stream"]
 
 try:
     from duckdb._sources.arrow import ArrowScanSource

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 1.0
 class Runner(Protocol):
     """The cursor a call runs on."""
 
-    def run(self, work: Callable[[], T]) -> T: ...
+    def run(self, work: Callable[[], T], aside: bool = False) -> T: ...
     def interrupt(self) -> None: ...
 
 
@@ -69,14 +69,14 @@ class Calls:
         self._check_cancelled = check_cancelled
         self._running: set[_Call] = set()
 
-    def run(self, cursor: Runner, work: Callable[[], T]) -> T:
-        """`work` on `cursor`; `interrupt` from another thread, or Ctrl-C, makes it raise."""
+    def run(self, cursor: Runner, work: Callable[[], T], aside: bool = False) -> T:
+        """`work` on `cursor`; `interrupt` from another thread, or Ctrl-C, makes it raise. `aside`: it does not look for signals itself."""
         call = _Call(cursor)
         self._running.add(call)
         try:
             if self._check_cancelled is not None:
                 self._check_cancelled()
-            return cursor.run(work)
+            return cursor.run(work, aside)
         finally:
             call.end()
             self._running.discard(call)

@@ -3,8 +3,9 @@
 Made by `instance`, used by `execution` and by streams; one user at a time. A cursor is its own DuckDB connection, transaction and
 name space; it can do nothing else while a result streams from it.
 
-Ctrl-C: in the narrow instance DuckDB works in the thread that called it and looks for signals in between; it swallows the exception of the
-handler and raises "Query interrupted". In the wide one the main thread may sleep in DuckDB without ever looking, so there it waits outside.
+Ctrl-C: in the narrow instance DuckDB runs a statement in the thread that called it and looks for signals in between; it swallows the
+exception of the handler and raises "Query interrupted". In the wide one the main thread may sleep in DuckDB without ever looking, and
+neither of them looks while a stream is read: then the main thread has it done aside.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ class PooledCursor:
                 slot.bind(served.table)
             self._bound.append(slot)
 
-    def run(self, work: Callable[[], T]) -> T:
-        """`work`, which blocks in DuckDB, so that a signal ends it. Raises KeyboardInterrupt, or what else a signal handler raised."""
-        if not self.instance.single and threading.current_thread() is threading.main_thread():
-            return self.instance.outside(work, self.interrupt)
+    def run(self, work: Callable[[], T], aside: bool = False) -> T:
+        """`work`, which blocks in DuckDB, so that a signal ends it. `aside`: nothing in it looks for signals.
+
+        Raises KeyboardInterrupt, or what else a signal handler raised."""
+        if (aside or not self.instance.single) and threading.current_thread() is threading.main_thread():
+            return self.instance.aside.call(work, self.interrupt)
         try:
             return work()
         except RuntimeError as error:
@@ -74,8 +77,13 @@ class PooledCursor:
         self.instance.release(self)
 
     def close(self) -> None:
-        """Never to be used again."""
+        """Never to be used again. If a statement still runs (its caller was torn away by a second Ctrl-C) it ends first."""
+        try:
+            self.connection.close()
+        except duckdb.ResourceInUseException:
+            self.interrupt()
+            self.instance.abandoned.append(self.close)
+            return
         self._slots.clear()
         self._bound.clear()
         self.instance.forget(self)
-        self.connection.close()

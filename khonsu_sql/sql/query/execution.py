@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from khonsu_engine.errors import EngineError
-from khonsu_engine.schema.types import SqlType, python_rows_from_arrow
+from khonsu_engine.schema.types import SqlType, arrow_from_rows, python_rows_from_arrow
 from khonsu_sql.errors import translate
 from khonsu_sql.session import ColumnInfo
 from khonsu_sql.sql.plan import Query
@@ -32,6 +32,9 @@ __all__ = ["Job", "job_of_expressions", "job_of_query", "select", "stream"]
 
 NARROW_ROWS_MAX = 65_536
 """Rows of the largest source up to which a query runs in one thread: a second one would have nothing to do."""
+
+FEW_ROWS = 256
+"""Rows up to which it is faster to make Arrow of DuckDB's Python objects than to have Arrow from DuckDB."""
 
 Rows = list[tuple[Any, ...]]
 
@@ -75,23 +78,24 @@ def job_of_expressions(expressions: Sequence[str], table: pa.Table | None, types
 
 
 def stream(calls: Calls, job: Job) -> Stream:
-    """The result as batches."""
-    cursor = job.acquire()
-    try:
-        with translated(cursor, job.relations):
-            prepared = prepare(job.text, cursor.connection)
-        return Stream(_opened(calls, cursor, job, prepared))
-    except BaseException:
-        cursor.close()
-        raise
-
-
-def _opened(calls: Calls, cursor: PooledCursor, job: Job, prepared: Prepared) -> Batches:
-    return Batches(calls, cursor, job.relations, prepared.statement, job.values, job.names)
+    """The result as batches, whatever its size."""
+    columns, rows, batches = _begun(calls, job, FEW_ROWS)
+    if rows is None:
+        return Stream(columns, (), batches)
+    types = [column.type for column in columns]
+    return Stream(columns, [arrow_from_rows(types, rows, [column.name for column in columns])] if rows else (), None)
 
 
 def select(calls: Calls, job: Job, rows_max: int | None) -> tuple[tuple[ColumnInfo, ...], Rows | None, Stream | None]:
     """The result as rows, or as a stream when there are more than `rows_max`."""
+    columns, rows, batches = _begun(calls, job, rows_max)
+    if batches is None:
+        return columns, rows, None
+    return _taken(batches, rows_max)
+
+
+def _begun(calls: Calls, job: Job, rows_max: int | None) -> tuple[tuple[ColumnInfo, ...], Rows | None, Batches | None]:
+    """The result as rows if that is the faster way and they are no more than `rows_max`, else as batches. Such rows are canonical."""
     cursor = job.acquire()
     try:
         with translated(cursor, job.relations):
@@ -101,11 +105,11 @@ def select(calls: Calls, job: Job, rows_max: int | None) -> tuple[tuple[ColumnIn
                 if rows is not None:
                     cursor.release()
                     return columns, rows, None
-        batches = _opened(calls, cursor, job, prepared)
+        batches = Batches(calls, cursor, job.relations, prepared.statement, job.values, job.names)
     except BaseException:
         cursor.close()
         raise
-    return _taken(batches, rows_max)
+    return batches.columns, None, batches
 
 
 def _fetched(
@@ -146,7 +150,7 @@ def _taken(batches: Batches, rows_max: int | None) -> tuple[tuple[ColumnInfo, ..
             head.append(batch)
             count += batch.num_rows
             if rows_max is not None and count > rows_max:
-                return columns, None, Stream(batches, head)
+                return columns, None, Stream(columns, head, batches)
     except BaseException:
         batches.end()
         raise

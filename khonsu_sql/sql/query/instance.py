@@ -17,19 +17,17 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import duckdb
 
+from khonsu_engine.storage.forks import never_free
+from khonsu_sql.sql.query.aside import Aside
 from khonsu_sql.sql.query.cursors import PooledCursor
 
 __all__ = ["Instance", "close_instances", "narrow", "wide"]
-
-T = TypeVar("T")
 
 IDLE_CURSORS_MAX = 32
 
@@ -56,7 +54,7 @@ class Instance:
         self.abandoned: deque[Callable[[], None]] = deque()
         self._idle: deque[PooledCursor] = deque()
         self._cursors: WeakValueDictionary[int, PooledCursor] = WeakValueDictionary()
-        self._executor: ThreadPoolExecutor | None = None
+        self.aside = Aside()
         spill = Path(tempfile.gettempdir()) / f"khonsu-{os.getpid()}-{secrets.token_hex(8)}"  # made only when a query does not fit
         config: dict[str, Any] = {**_CONFIG, "temp_directory": str(spill)}
         if threads is not None:
@@ -87,25 +85,12 @@ class Instance:
         self._cursors.pop(id(cursor), None)
 
     def _clean(self) -> None:
-        while self.abandoned:
+        for _ in range(len(self.abandoned)):
             try:
-                self.abandoned.popleft()()
+                end = self.abandoned.popleft()
             except IndexError:
                 return
-
-    def outside(self, work: Callable[[], T], interrupt: Callable[[], None]) -> T:
-        """`work` in another thread, while this one, the main thread, waits where Ctrl-C can reach it. Then `interrupt` is called
-        until `work` is over, and what the signal raised goes on."""
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "khonsu-query")
-        future = self._executor.submit(work)
-        try:
-            return future.result()
-        except BaseException:
-            while not future.done():
-                interrupt()
-                _wait(future)
-            raise
+            end()
 
     def close(self) -> None:
         """Interrupt what runs and let everything go."""
@@ -117,15 +102,8 @@ class Instance:
             if cursor is not None:
                 cursor.interrupt()
                 cursor.close()
-        if self._executor is not None:
-            self._executor.shutdown()
+        self.aside.close()
         self._connection.close()
-
-
-def _wait(future: Any) -> None:
-    """Up to 20 ms, however often Ctrl-C is pressed: the first one is going to be raised."""
-    with suppress(TimeoutError, KeyboardInterrupt):
-        future.exception(timeout=0.02)
 
 
 _instances: dict[bool, Instance] = {}
@@ -166,9 +144,8 @@ def close_instances() -> None:
 def _forget_parent() -> None:
     """In a forked child the threads of DuckDB are gone: its objects must neither be used nor be finalised."""
     global _instances, _latch
-    _parents.append(_instances)
+    never_free(_instances)
     _instances, _latch = {}, threading.Lock()
 
 
-_parents: list[Any] = []
 os.register_at_fork(after_in_child=_forget_parent)

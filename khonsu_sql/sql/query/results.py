@@ -15,20 +15,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from khonsu_engine.errors import EngineError
-from khonsu_engine.schema.types import KINDS, SqlType, parse_type
+from khonsu_engine.schema.types import KINDS, SqlType, arrow_schema, parse_type
 from khonsu_sql.errors import FeatureNotSupported, NumericValueOutOfRange
 from khonsu_sql.session import ColumnInfo
 
 if TYPE_CHECKING:
     from khonsu_sql.sql.query.bindings import Description
 
-__all__ = ["columns_of", "exact", "faithful", "only_arrow"]
+__all__ = ["columns_of", "exact", "faithful", "only_arrow", "schema_of"]
 
 
 def columns_of(description: Description, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:
     """The columns of a result; `names` in place of DuckDB's. Raises FeatureNotSupported for types that SqlType does not have."""
     shown = [column[0] for column in description] if names is None else names
     return tuple(ColumnInfo(name, _type_of(name, str(column[1]))) for name, column in zip(shown, description, strict=True))
+
+
+def schema_of(columns: Sequence[ColumnInfo]) -> pa.Schema:
+    """The same in Arrow."""
+    return arrow_schema([column.type for column in columns], [column.name for column in columns])
 
 
 def _type_of(name: str, duckdb_type: str) -> SqlType:

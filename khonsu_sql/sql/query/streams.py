@@ -16,14 +16,14 @@ import duckdb
 import pyarrow as pa
 
 from khonsu_engine.errors import EngineError
-from khonsu_engine.schema.types import SqlType, arrow_schema
+from khonsu_engine.schema.types import SqlType
 from khonsu_sql.errors import Error, OutOfMemory, translate
 from khonsu_sql.session import ColumnInfo
-from khonsu_sql.sql.query.bindings import open_stream
+from khonsu_sql.sql.query.bindings import Description, open_stream
 from khonsu_sql.sql.query.calls import Calls
 from khonsu_sql.sql.query.cursors import PooledCursor
 from khonsu_sql.sql.query.relations import Served
-from khonsu_sql.sql.query.results import columns_of, exact
+from khonsu_sql.sql.query.results import columns_of, exact, schema_of
 from khonsu_sql.sql.query.translation import from_text, translate_duckdb
 
 __all__ = ["Batches", "Stream", "translated"]
@@ -49,9 +49,12 @@ def translated(cursor: PooledCursor, relations: Sequence[Served]) -> Iterator[No
 
 
 class Batches:
-    """The result of `statement`, opened on `cursor`, whose slots are bound to `relations`. `end` gives the cursor back."""
+    """The result of `statement`, opened on `cursor`, whose slots are bound to `relations`. `end` gives the cursor back.
 
-    __slots__ = ("_calls", "_cursor", "_failed", "_reader", "_relations", "columns", "schema")
+    A batch that is not full is probably the last one, so the one after it is asked for in the same call, which the main thread has
+    done aside: a small result is one call."""
+
+    __slots__ = ("_ahead", "_calls", "_cursor", "_ended", "_failed", "_reader", "_relations", "columns", "schema")
 
     def __init__(
         self,
@@ -65,30 +68,46 @@ class Batches:
         self._calls = calls
         self._cursor = cursor
         self._relations = relations
+        self._ahead: list[pa.RecordBatch] = []
+        self._ended = False
         self._failed = False
+
+        def begin() -> Description:
+            description, self._reader = open_stream(cursor.connection, statement, values, BATCH_ROWS)
+            self._pull()
+            return description
+
         with translated(cursor, relations):
-            description, reader = calls.run(cursor, lambda: open_stream(cursor.connection, statement, values, BATCH_ROWS))
-        self._reader: Any = reader
+            description = calls.run(cursor, begin, aside=True)
         self.columns = columns_of(description, names)
-        self.schema = arrow_schema([column.type for column in self.columns], [column.name for column in self.columns])
+        self.schema = schema_of(self.columns)
 
     def read(self) -> pa.RecordBatch | None:
         """The next batch that has rows; None at the end. After an exception only `end` makes sense."""
         try:
             with translated(self._cursor, self._relations):
-                batch = self._calls.run(self._cursor, self._pull)
-                while batch is not None and not batch.num_rows:
-                    batch = self._calls.run(self._cursor, self._pull)
-                return None if batch is None else exact(self.columns, self.schema, batch)
+                while not self._ahead and not self._ended:
+                    self._calls.run(self._cursor, self._pull, aside=True)
+                return exact(self.columns, self.schema, self._ahead.pop()) if self._ahead else None
         except BaseException:
             self._failed = True
             raise
 
-    def _pull(self) -> pa.RecordBatch | None:
-        try:
-            return self._reader.read_next_batch()
-        except StopIteration:
-            return None
+    def _pull(self) -> None:
+        """The next batches, up to a full one, two or the end."""
+        reader: Any = self._reader
+        pulled: list[pa.RecordBatch] = []
+        while len(pulled) < 2 and not self._ended:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                self._ended = True
+                break
+            if batch.num_rows:
+                pulled.append(batch)
+            if batch.num_rows >= BATCH_ROWS:
+                break
+        self._ahead = pulled[::-1]
 
     def end(self) -> None:
         """Close the result, read out or not."""
@@ -117,11 +136,12 @@ class Stream:
 
     __slots__ = ("__weakref__", "_batches", "_head", "_latch", "columns", "schema")
 
-    def __init__(self, batches: Batches, head: Sequence[pa.RecordBatch] = ()) -> None:
-        self.columns: tuple[ColumnInfo, ...] = batches.columns
-        self.schema: pa.Schema = batches.schema
+    def __init__(self, columns: tuple[ColumnInfo, ...], head: Sequence[pa.RecordBatch], batches: Batches | None) -> None:
+        """`head`: what was read of `batches` already, or all there is."""
+        self.columns = columns
+        self.schema = schema_of(columns) if batches is None else batches.schema
         self._head = list(head[::-1])
-        self._batches: Batches | None = batches
+        self._batches = batches
         self._latch = threading.Lock()
 
     @property

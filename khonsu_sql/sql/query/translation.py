@@ -42,6 +42,7 @@ RULES: tuple[Rule, ...] = (
     Rule(duckdb.InterruptException, "", "57014", "the statement was cancelled"),
     Rule(duckdb.OutOfMemoryException, "", "53200", "out of memory", "The statement needs more memory than DuckDB may use."),
     Rule(_ANY, r"Division by zero", "22012", "division by zero"),
+    Rule(_ANY, r"Max expression depth limit", "54001", "the statement is nested too deeply"),
     Rule(_ANY, r"More than one row returned by a subquery", "21000", "more than one row returned by a subquery used as an expression"),
     # values
     Rule(_ANY, r"extract specifier", "22023"),
@@ -50,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_ANY, r"(?i)^(?:date|timestamp|time|interval).*out of range|Epoch .*out of range|not in timestamp range", "22008"),
     Rule(_ANY, r"invalid (?:date|time|timestamp) field format|Could not parse string", "22007"),
     Rule(_ANY, r"out of range for the destination type|Overflow |Could not cast value .* to DECIMAL", "22003"),
+    Rule(_ANY, r"Casting value .* to type DECIMAL.* failed: value is out of range", "22003"),
     Rule(duckdb.OutOfRangeException, "", "22003"),
     Rule(_CONVERSION, r"Unimplemented type for cast \((.*?) -> (.*?)\)", "42846", "cannot cast type {0} to {1}"),
     Rule(_CONVERSION, r"Cannot cast ", "42846"),
