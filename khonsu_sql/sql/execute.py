@@ -8,7 +8,7 @@ Invariant: point plans run only while the setting `point_path` is on; their fall
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from khonsu_engine.errors import InvalidValue, UniqueViolation
@@ -20,7 +20,18 @@ from khonsu_sql.sql.ddl import create_table, drop_tables
 from khonsu_sql.sql.dml import run_write
 from khonsu_sql.sql.explain import explain
 from khonsu_sql.sql.many import run_many
-from khonsu_sql.sql.plan import CreateTable, DropTable, Explain, Plan, PointRead, PointWrite, Query, Statement, WriteFromQuery
+from khonsu_sql.sql.plan import (
+    CreateTable,
+    DropTable,
+    Explain,
+    ParameterSpec,
+    Plan,
+    PointRead,
+    PointWrite,
+    Query,
+    Statement,
+    WriteFromQuery,
+)
 from khonsu_sql.sql.point_code import Fallback
 
 __all__ = ["execute", "execute_many", "writes"]
@@ -43,12 +54,19 @@ def execute_many(statement: Statement, parameters: Parameters, context: Context)
     plan = statement.plan
     if not isinstance(plan, WriteFromQuery | PointWrite):
         raise ProgrammingError("executemany runs INSERT, UPDATE or DELETE", hint="Use execute for everything else.")
-    sets = [normalise(statement.parameters, given) for given in parameters or ()]
+    sets = _sets(statement.parameters, parameters or ())
     if isinstance(plan, PointWrite):
         if context.settings.point_path and plan.columns is None and len(sets) < context.database.limits.bulk_rows_min:
             return Result(None, sum(_run(plan, values, context).rowcount for values in sets), plan.operation.name)
         plan = plan.fallback
     return run_many(plan, sets, context)
+
+
+def _sets(spec: ParameterSpec, given: Iterable[Any]) -> list[Sequence[Any]]:
+    if spec.style == "named":
+        return [normalise(spec, values) for values in given]
+    count = spec.count
+    return [values if values.__class__ is tuple and len(values) == count else normalise(spec, values) for values in given]
 
 
 def _run(plan: Plan, values: Sequence[Any], context: Context) -> Result:

@@ -13,6 +13,7 @@ import datetime
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from types import NoneType
 from typing import Any
 from uuid import UUID
 
@@ -21,8 +22,9 @@ import pyarrow as pa
 from khonsu_engine.commands import ALL_COLUMNS, Operation
 from khonsu_engine.errors import EngineError
 from khonsu_engine.mvcc.predicates import ALL
+from khonsu_engine.schema.arrow_rows import arrow_array
 from khonsu_engine.schema.catalog import Column, Table
-from khonsu_engine.schema.types import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, VARCHAR, SqlType, arrow_from_rows
+from khonsu_engine.schema.types import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, VARCHAR, SqlType, arrow_schema
 from khonsu_sql.errors import Error, QueryCanceled
 from khonsu_sql.session import Result
 from khonsu_sql.sql.context import Context
@@ -60,40 +62,35 @@ def _evaluated_at_once(plan: WriteFromQuery, sets: Sets, context: Context) -> pa
         return None
     if plan.returning is not None and plan.returning.parameters:
         return None
-    types = _types_of(sets)
-    if types is None:
+    columns = list(zip(*sets, strict=True))
+    types = [_type_of(values) for values in columns]
+    if None in types:
         return None
+    known = [sql_type for sql_type in types if sql_type is not None]
     try:
-        relation = _relation(types, sets)
-        with context.evaluator.batches(_over_sets(query, types), (), {_SETS: relation}) as stream:
+        with context.evaluator.batches(_over_sets(query, known), (), {_SETS: _relation(known, columns)}) as stream:
             return stream.read_all()
     except QueryCanceled:
         raise
-    except (Error, EngineError):
+    except (Error, EngineError, UnicodeEncodeError):
         return None
 
 
 # --- the sets as a table
 
 
-def _types_of(sets: Sets) -> list[SqlType] | None:
-    """One type per parameter, the one DuckDB gives to each of its values, or None."""
-    types = []
-    for values in zip(*sets, strict=True):
-        sql_type = _type_of(values)
-        if sql_type is None:
-            return None
-        types.append(sql_type)
-    return types
-
-
 def _type_of(values: Sequence[Any]) -> SqlType | None:
-    known = [value for value in values if value is not None]
-    if not known:
+    """The type DuckDB gives to each of these values of one parameter, or None if they have none in common."""
+    kinds = set(map(type, values))
+    known = values
+    if NoneType in kinds:
+        kinds.remove(NoneType)
+        known = [value for value in values if value is not None]
+    if not kinds:
         return SqlType("NULL")
-    kind = type(known[0])
-    if any(type(value) is not kind for value in known):
+    if len(kinds) > 1:
         return None
+    kind = kinds.pop()
     if kind is int:
         return next((sql_type for sql_type in _INTEGERS if sql_type.low <= min(known) and max(known) <= sql_type.high), None)
     if kind is Decimal:
@@ -131,14 +128,18 @@ _SIMPLE = {
 }
 
 
-def _relation(types: Sequence[SqlType], sets: Sets) -> pa.Table:
+def _relation(types: Sequence[SqlType], columns: Sequence[Sequence[Any]]) -> pa.Table:
     """A column per parameter, and their order."""
-    columns = []
-    for sql_type, values in zip(types, zip(*sets, strict=True), strict=True):
-        exact = sql_type.is_integer or sql_type.kind in ("BOOLEAN", "DOUBLE", "BLOB", "DATE", "NULL")
-        columns.append(values if exact else [None if value is None else sql_type.canonical(value) for value in values])
-    rows = list(zip(*columns, range(len(sets)), strict=True))
-    return pa.Table.from_batches([arrow_from_rows([*types, BIGINT], rows)])
+    arrays = [arrow_array(sql_type, _canonical(sql_type, values)) for sql_type, values in zip(types, columns, strict=True)]
+    order = pa.array(range(len(columns[0])), pa.int64())
+    return pa.table([*arrays, order], schema=arrow_schema([*types, BIGINT]))
+
+
+def _canonical(sql_type: SqlType, values: Sequence[Any]) -> Sequence[Any]:
+    """Text is looked at later, by the column."""
+    if sql_type.canonical_fast is not None or sql_type.kind in ("DOUBLE", "NULL", "VARCHAR"):
+        return values
+    return [None if value is None else sql_type.canonical(value) for value in values]
 
 
 # --- the query over them
