@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from khonsu_engine.columns.build import write_segments
 from khonsu_engine.columns.key_order import contains, order_of
-from khonsu_engine.columns.key_search import common_positions, find_many
+from khonsu_engine.columns.key_search import common_key, common_positions, find_many
 from khonsu_engine.columns.segment import Segment, decode_meta, encode_meta, segment_schema
 from khonsu_engine.columns.segment_view import SegmentView, decode_dead, encode_dead
 from khonsu_engine.columns.sorting import find_duplicate, is_sorted, sort_batches
@@ -268,7 +268,7 @@ def test_common_keys_are_found(left: list[int], right: list[int], kind: str) -> 
     (mine,), (theirs,) = (segments_of(table, [row(n) for n in numbers], limits=limits) for numbers in (left, right))
     common = sorted({table.key_of(row(n)) for n in left} & {table.key_of(row(n)) for n in right}, key=order_of(table))
     assert [theirs.key_at(position) for position in common_positions(mine, theirs).tolist()] == common
-    assert (mine.common_key(theirs) is None) == (not common)
+    assert (common_key(mine, theirs) is None) == (not common)
     assert mine.overlaps(theirs) or not common
 
 

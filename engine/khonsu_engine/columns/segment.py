@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from khonsu_engine.columns.chunk import Chunk, open_chunk
 from khonsu_engine.columns.key_order import Edge, Order, edges_of, order_of
-from khonsu_engine.columns.key_search import common_positions
 from khonsu_engine.columns.segment_meta import SegmentMeta, decode_meta, encode_meta
 from khonsu_engine.columns.zone_map import may_match, range_meets
 from khonsu_engine.commands import EVERY_KEY, Key, KeyRange, Row, Timestamp
@@ -153,11 +152,6 @@ class Segment:
         """Do the key ranges of the two meet?"""
         mine = KeyRange(self.meta.first, self.meta.last)
         return range_meets(mine, other.meta.first, other.meta.last, self._order)
-
-    def common_key(self, other: Segment) -> Key | None:
-        """A key that both have, or None. Vectorised."""
-        positions = common_positions(self, other)
-        return other.key_at(int(positions[0])) if len(positions) else None
 
     def may_match(self, range: KeyRange, predicate: Predicate) -> bool:
         """May a row within `range` satisfy `predicate`? Decided by key ranges and statistics alone."""
