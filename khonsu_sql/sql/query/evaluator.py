@@ -82,6 +82,7 @@ class Evaluator:
         self._calls.interrupt()
 
     def close(self) -> None:
-        """End the streams that are still open: reading on finds their end."""
+        """Interrupt what runs and end the streams that are still open: reading on finds their end."""
+        self.interrupt()
         for stream in tuple(self._streams):
             stream.close()

@@ -121,8 +121,8 @@ def _fetched(
     def work() -> tuple[tuple[ColumnInfo, ...], Rows | None]:
         connection.execute(prepared.statement, job.values)
         columns = columns_of(connection.description, job.names)
-        prepared.arrow = only_arrow(columns)
-        if prepared.arrow:
+        if only_arrow(columns):
+            prepared.arrow = True
             return columns, None
         if rows_max is None:
             return columns, connection.fetchall()

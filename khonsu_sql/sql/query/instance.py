@@ -26,6 +26,7 @@ import duckdb
 from khonsu_engine.storage.forks import never_free
 from khonsu_sql.sql.query.aside import Aside
 from khonsu_sql.sql.query.cursors import PooledCursor
+from khonsu_sql.sql.query.statements import forget
 
 __all__ = ["Instance", "close_instances", "narrow", "wide"]
 
@@ -64,7 +65,7 @@ class Instance:
             self._connection.execute(statement)
 
     def acquire(self) -> PooledCursor:
-        """A cursor that nobody else uses. `release` or `discard` it."""
+        """A cursor that nobody else uses, until it is released or closed."""
         self._clean()
         try:
             return self._idle.pop()
@@ -81,7 +82,7 @@ class Instance:
             self._idle.append(cursor)
 
     def forget(self, cursor: PooledCursor) -> None:
-        """`cursor` is about to be closed."""
+        """`cursor` was closed."""
         self._cursors.pop(id(cursor), None)
 
     def _clean(self) -> None:
@@ -135,6 +136,7 @@ def _instance(single: bool) -> Instance:
 
 def close_instances() -> None:
     """End all instances of this process; the next query starts new ones. Results that still stream cannot be read on."""
+    forget()
     for single in (True, False):
         instance = _instances.pop(single, None)
         if instance is not None:

@@ -27,7 +27,7 @@ KEPT_CHARACTERS_MAX = 20_000
 
 
 class Prepared:
-    """A statement. `arrow`: when it last ran, its result had columns that only Arrow carries faithfully."""
+    """A statement. `arrow`: its result once had columns that only Arrow carries faithfully."""
 
     __slots__ = ("arrow", "statement")
 

@@ -138,10 +138,10 @@ class Stream:
 
     def __init__(self, columns: tuple[ColumnInfo, ...], head: Sequence[pa.RecordBatch], batches: Batches | None) -> None:
         """`head`: what was read of `batches` already, or all there is."""
+        self._batches = batches
+        self._head = list(head[::-1])
         self.columns = columns
         self.schema = schema_of(columns) if batches is None else batches.schema
-        self._head = list(head[::-1])
-        self._batches = batches
         self._latch = threading.Lock()
 
     @property
