@@ -128,15 +128,14 @@ class SessionCore:
     # --- statements
 
     def _execute(self, sql: str, parameters: Parameters, many: bool) -> Work:
+        results: list[Result] = []
         try:
-            script = self._script(sql, parameters, many)
+            for group in self._groups(self._script(sql, parameters, many)):
+                results += yield from self._run_group(group, parameters, many)
         except BaseException as error:
-            if self.transaction.status is not TransactionStatus.IDLE:
+            if self.transaction.status is TransactionStatus.ACTIVE:
                 yield from self.transaction.fail(error, ends=False)
             raise
-        results: list[Result] = []
-        for group in self._groups(script):
-            results += yield from self._run_group(group, parameters, many)
         return _chained(results)
 
     def _script(self, sql: str, parameters: Parameters, many: bool) -> Sequence[_Unit]:
@@ -165,13 +164,17 @@ class SessionCore:
         results: list[Result] = []
         try:
             results += (self._run(unit, parameters, many, transaction) for unit in group)
-            if not ends and any(result.columns is not None for result in results):
-                yield from self.transaction.durable(transaction.seen)
         except BaseException as error:
-            yield from self.transaction.fail(error, ends=ends)
+            if ends:
+                yield from self.transaction.fail(error, ends=True)
             raise
         if ends:
             yield from self.transaction.commit()
+        elif any(result.columns is not None for result in results):
+            validity = self.transaction.shown()
+            for result in results:
+                result.validity = None if result.columns is None else validity
+            yield from self.transaction.durable(transaction.seen)
         return results
 
     def _ends(self) -> bool:
@@ -186,10 +189,7 @@ class SessionCore:
         context = self._context(transaction)
         if many:
             return execute_many(statement, parameters, context)
-        result = execute(statement, parameters, context)
-        if result.columns is not None:
-            result.validity = self.transaction.shown()
-        return result
+        return execute(statement, parameters, context)
 
     def _context(self, transaction: LocalTransaction) -> Context:
         return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)

@@ -251,3 +251,19 @@ def test_results_stream_beyond_the_setting(session: LocalSession) -> None:
     result = session.execute("SELECT * FROM range(6)")
     assert result.rows is None and result.rowcount == -1
     assert [row for batch in result.batches for row in batch.column(0).to_pylist()] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("bad", ["BEGIN", "SET nothing_like_it = 1", "SHOW point_pat", "SELECT ?", "SELECT 1; SELECT * FROM nowhere"])
+def test_every_error_fails_the_transaction(table: LocalSession, bad: str) -> None:
+    table.execute("BEGIN")
+    table.execute("INSERT INTO t VALUES (3, 30)")
+    with pytest.raises(errors.Error):
+        table.execute(bad)
+    assert table.status is FAILED
+    table.execute("ROLLBACK")
+    assert rows(table) == [(1, 10), (2, 20)]
+
+
+def test_a_result_of_autocommit_is_never_taken_back(table: LocalSession) -> None:
+    result = table.execute("UPDATE t SET n = 0 RETURNING id")
+    assert sorted(result.rows or ()) == [(1,), (2,)] and result.validity is None
