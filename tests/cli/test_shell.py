@@ -142,7 +142,7 @@ def test_tables_are_listed_and_described() -> None:
     described = done.output.partition("(3 rows)\n\n")[2].split("\n\n")
     assert "accounts" in done.output and "Seats" in done.output
     assert described[0].splitlines() == [
-        '             Table "main.accounts"',
+        '            Table "main.accounts"',
         " Column  |     Type     | Nullable | Default ",
         "---------+--------------+----------+---------",
         " id      | INTEGER      | not null | ",

@@ -73,37 +73,37 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path, "bank.khonsu")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
     yield terminal
     terminal.close()
 
 
 def test_prompts_tell_the_state_of_the_transaction(terminal: Terminal) -> None:
     terminal.type("BEGIN;\r")
-    terminal.wait_for("bank=*> ")
+    terminal.wait_for("bank=*>")
     terminal.type("SELECT 1/0;\r")
-    assert "division by zero" in terminal.wait_for("bank=!> ")
+    assert "division by zero" in terminal.wait_for("bank=!>")
     terminal.type("ROLLBACK;\r")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
 
 
 def test_a_statement_of_several_lines(terminal: Terminal) -> None:
     terminal.type("SELECT 40\r")
-    terminal.wait_for("bank-> ")
+    terminal.wait_for("bank->")
     terminal.type("+ (1\r")
-    terminal.wait_for("bank(> ")
+    terminal.wait_for("bank(>")
     terminal.type("+ 1) AS answer;\r")
     assert re.search(r"answer\s+-+\s+42\s+\(1 row\)", terminal.wait_for("(1 row)"))
 
 
 def test_ctrl_c_throws_the_input_away_and_ctrl_d_leaves(terminal: Terminal) -> None:
     terminal.type("SELECT 'never finished\r")
-    terminal.wait_for("bank'> ")
+    terminal.wait_for("bank'>")
     terminal.type("\x03")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
     terminal.type("SELECT 5 AS five;\r")
     terminal.wait_for("(1 row)")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
     terminal.type("\x04")
     assert terminal.ended() == 0
 
@@ -116,13 +116,13 @@ def test_backslash_q_leaves(terminal: Terminal) -> None:
 def test_ctrl_c_cancels_the_statement_not_the_shell(terminal: Terminal) -> None:
     terminal.type("CREATE TABLE t (k INTEGER PRIMARY KEY);\r")
     terminal.wait_for("CREATE TABLE\r\n")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
     terminal.type("SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range * b.range % 7 = 8;\r")
     terminal.wait_for("= 8;")
     while "(R)" not in Path(f"/proc/{terminal.process.pid}/status").read_text().replace("State:\tR (running)", "(R)"):
         time.sleep(0)  # until it computes
     os.kill(terminal.process.pid, signal.SIGINT)
-    assert "ancel" in terminal.wait_for("bank=> ")
+    assert "ancel" in terminal.wait_for("bank=>")
     terminal.type("INSERT INTO t VALUES (7) RETURNING k AS seven;\r")
     assert "7" in terminal.wait_for("INSERT 0 1")
 
@@ -134,7 +134,7 @@ def test_history_survives_the_shell(terminal: Terminal) -> None:
     assert terminal.ended() == 0
     again = Terminal(terminal.folder, "bank.khonsu")
     try:
-        again.wait_for("bank=> ")
+        again.wait_for("bank=>")
         again.type("\x1b[A\x1b[A")
         again.wait_for("SELECT 1")
         again.wait_for("remembered")
@@ -146,9 +146,9 @@ def test_history_survives_the_shell(terminal: Terminal) -> None:
 
 def test_an_open_transaction_is_rolled_back_by_leaving(terminal: Terminal) -> None:
     terminal.type("CREATE TABLE t (k INTEGER PRIMARY KEY);\r")
-    terminal.wait_for("bank=> ")
+    terminal.wait_for("bank=>")
     terminal.type("BEGIN;\r")
-    terminal.wait_for("bank=*> ")
+    terminal.wait_for("bank=*>")
     terminal.type("INSERT INTO t VALUES (1);\r")
     terminal.wait_for("INSERT 0 1")
     terminal.type("\x04")
