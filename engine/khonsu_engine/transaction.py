@@ -305,8 +305,19 @@ class LocalTransaction:
         if truncate:
             self._writes.pop(table.id, None)
             self._bulk[table.id] = []
+        self._replace_deletions(table.id, part.segments)
         self._bulk.setdefault(table.id, []).append(part)
         return sum(segment.meta.rows for segment in part.segments)
+
+    def _replace_deletions(self, table: TableId, segments: Sequence[Any]) -> None:
+        """A key deleted here and written again in bulk is updated: own writes lie over own bulk rows, so the deletion must not stay."""
+        by_key = self._writes.get(table, {})
+        for key, write in [(key, write) for key, write in by_key.items() if write.row is None]:
+            for segment in segments:
+                row = segment.get(key)
+                if row is not None:
+                    operation = Operation.INSERT if write.before is None else Operation.UPDATE
+                    by_key[key] = Write(operation, key, row, write.before, write.base)
 
     def conflicting_key(self, table: TableId, segment: Any) -> Key | None:
         """A key of `segment` this transaction can see already (for bulk writes), or None."""
@@ -396,8 +407,9 @@ class LocalTransaction:
     def outcome(self) -> Outcome | None:
         """How it ended: None while it is open, and when nothing was applied.
 
-        After an interrupt in `commit` the committer is asked, and the sync waited for: CommitOutcomeUnknown when it fails."""
-        if self._unsure:
+        What is not durable yet is waited for, and after an interrupt in `commit` the committer is asked. Raises CommitOutcomeUnknown."""
+        known = self._outcome
+        if self._unsure or (known is not None and known.timestamp > self._database.state.durable):
             self._outcome = self._database.outcome(self.id)
             self._unsure = False
         return self._outcome

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from khonsu_engine.commands import EVERY_KEY, Isolation, KeyRange, Operation, Write
@@ -319,3 +320,19 @@ def test_snapshots_are_released_exactly_once(database: Database, accounts: Table
     del abandoned
     database.begin().rollback()
     assert database.metrics["snapshots"] == 0
+
+
+def test_a_key_deleted_and_written_again_in_bulk_is_there(database: Database, accounts: Table) -> None:
+    transaction = database.begin()
+    delete(transaction, accounts, 5)
+    columns = [pa.array([5, 50], pa.int64()), pa.array([555, 500], pa.int64()), pa.array(["again", None], pa.string())]
+    batch = pa.RecordBatch.from_arrays(columns, names=["id", "balance", "note"])
+    assert transaction.put_bulk(accounts, iter((batch,))) == 2
+    expected = {key: key * 10 for key in range(1, 11)} | {5: 555, 50: 500}
+    assert scanned(transaction, accounts) == expected and balance(transaction, accounts, 5) == 555
+    finish(transaction)
+    later = database.begin()
+    assert scanned(later, accounts) == expected and ranged(later, accounts, EVERY_KEY) == sorted(expected)
+    assert balance(later, accounts, 5) == 555
+    with pytest.raises(UniqueViolation):
+        later.put_bulk(accounts, iter((batch,)))

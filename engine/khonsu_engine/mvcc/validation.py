@@ -76,7 +76,7 @@ def _write_conflict(
             continue
         newest = version.newest
         for key, write in by_key.items():
-            timestamp = newest(key)
+            timestamp = newest(key, write.base)
             if timestamp > write.base:
                 return Refusal("write-write", table, (key,), timestamp)
     return None
@@ -140,7 +140,7 @@ def _point_conflict(
             continue
         newest = version.newest
         for key, columns in by_key.items():
-            timestamp = newest(key)
+            timestamp = newest(key, read_timestamp)
             if timestamp > read_timestamp and _touched(listed, key, columns, read_timestamp):
                 return Refusal(rule, table, (key,), timestamp)
     return None
