@@ -7,6 +7,9 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 PYTEST  = $(VENV)/bin/python -m pytest
 STAMP   = $(VENV)/.installed
 
+# What the two other profiles (point path off; tiny bounds) run again.
+PROFILED = tests/contracts tests/driver tests/engine tests/scripts tests/sql
+
 .PHONY: demo test test-deep test-timing soak bench lint clean help
 .DEFAULT_GOAL := help
 
@@ -34,7 +37,9 @@ test-timing: $(STAMP)
 	$(PYTEST) -m "timing and not deep" tests $(ARGS)
 
 test-deep: $(STAMP)
-	$(PYTEST) -m "deep and not timing" tests $(ARGS)
+	$(PYTEST) -n 2 -m "deep and not timing" tests $(ARGS)
+	KHONSU_POINT_PATH=off $(PYTEST) -n 2 -m "not deep and not timing" $(PROFILED) $(ARGS)
+	KHONSU_TEST_PROFILE=tiny $(PYTEST) -n 2 -m "not deep and not timing" $(PROFILED) $(ARGS)
 
 soak: $(STAMP)
 	KHONSU_KILLS=1000 KHONSU_SEED=$$(date +%s) $(PYTEST) -m deep tests $(ARGS)
