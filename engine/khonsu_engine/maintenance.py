@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -126,8 +127,8 @@ class Maintenance:
             if plan is None:
                 continue
             plan.write(database.store, database.limits, database.new_file_name)
-            plan.prepare()
-            if not self._exchange(number, plan.finish):
+            plan.prepare(database.state.durable)
+            if not self._exchange(number, partial(plan.finish, newest=database.state.durable)):
                 for segment in plan.segments:
                     segment.retire(database.unused_files)
 

@@ -99,9 +99,13 @@ class Flush:
             time.sleep(0)
         return view.with_dead(np.concatenate(positions), np.concatenate(stamps))
 
-    def prepare(self) -> None:
-        """Copy what is newer than the cut into the new memtable. Outside the latch, as often as one likes."""
+    def prepare(self, newest: Timestamp = 0) -> None:
+        """Copy what is newer than the cut into the new memtable. Outside the latch, as often as one likes.
+
+        `newest`: no reader of the version to come takes a snapshot below it. Chains are pruned by it: a hot row's would otherwise be
+        as long as its commits during the flush, and freeing a chain of 100,000 versions overflows the C stack."""
         log = self.base.memtable.log
+        chains, prune = self._memtable.chains, self._memtable.prune
         upto = len(log)
         for start in range(self._copied, upto, SLICE):
             stop = min(start + SLICE, upto)
@@ -109,9 +113,11 @@ class Flush:
                 if version.timestamp > self.timestamp:
                     stamp = version.timestamp
                     self._memtable.install(Version(version.key, stamp, version.row, version.before, None, stamp))
+                    if chains[version.key].older is not None:
+                        prune(version.key, newest)
             self._copied = stop
 
-    def finish(self, current: TableVersion) -> TableVersion | None:
+    def finish(self, current: TableVersion, newest: Timestamp = 0) -> TableVersion | None:
         """The table version after the flush. Under the commit latch; short when `prepare` was called just before.
 
         None: the rows are gone meanwhile (TRUNCATE) or the segments were exchanged; the files written are of no use then."""
@@ -119,7 +125,7 @@ class Flush:
         if current.memtable is not base.memtable or current.segments[: len(base.segments)] != base.segments:
             return None
         assert current.deleted is base.deleted
-        self.prepare()
+        self.prepare(newest)
         below = [self._views.get(id(view), view) for view in current.segments]
         return current.replaced(
             (*below, *(SegmentView(segment) for segment in self.segments)),
