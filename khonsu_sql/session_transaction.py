@@ -38,13 +38,14 @@ Steps = Generator[Ticket, None, None]
 class SessionTransaction:
     """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended.
 
-    `name`: 8 random bytes, the second half of its transaction ids."""
+    `explicit`: it was begun by BEGIN. `name`: 8 random bytes, the second half of its transaction ids."""
 
-    __slots__ = ("_database", "_options", "_settings", "_validity", "engine", "name", "outcome", "status")
+    __slots__ = ("_database", "_options", "_settings", "_validity", "engine", "explicit", "name", "outcome", "status")
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.status = TransactionStatus.IDLE
         self.engine: LocalTransaction | None = None
+        self.explicit = False
         self.outcome: Outcome | None = None
         self._database = database
         self._settings = settings
@@ -64,6 +65,7 @@ class SessionTransaction:
         if self.status is TransactionStatus.ACTIVE:
             raise ActiveSqlTransaction("there is a transaction in progress already", hint="COMMIT or ROLLBACK first.")
         self._options = options
+        self.explicit = True
         self.status = TransactionStatus.ACTIVE
 
     def open(self, writes_first: bool) -> LocalTransaction:
@@ -132,11 +134,23 @@ class SessionTransaction:
         if transaction is not None and isinstance(error, Exception):
             yield from self.durable(transaction.read_timestamp)
 
+    def interrupted(self, *, ends: bool) -> None:
+        """An exception that is not a statement's came between any two lines: roll back, if the transaction has not ended yet.
+
+        `ends`: it is over then, else it has failed."""
+        status = self.status
+        if status is TransactionStatus.IDLE or (status is TransactionStatus.FAILED and not ends):
+            return
+        self.rollback()
+        if not ends:
+            self.status = TransactionStatus.FAILED
+
     def _leave(self) -> tuple[LocalTransaction | None, Validity | None]:
         """IDLE again; what the transaction was is the caller's to finish."""
         left = (self.engine, self._validity)
         self.engine = self._validity = None
         self._options = TransactionOptions()
+        self.explicit = False
         self.status = TransactionStatus.IDLE
         return left
 
