@@ -35,7 +35,7 @@ from khonsu_engine.commands import (
     Timestamp,
     TransactionId,
 )
-from khonsu_engine.errors import CommitOutcomeUnknown, EngineClosed, EngineError, StoreFailed
+from khonsu_engine.errors import EngineClosed, EngineError, StoreFailed
 from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
 from khonsu_engine.mvcc.clock import next_timestamp
 from khonsu_engine.mvcc.horizon import Readers
@@ -43,8 +43,9 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
 from khonsu_engine.storage import keys, log
+from khonsu_engine.tickets import CommitTicket, outcome_unknown
 
-__all__ = ["CommitTicket", "Committer", "StaleTable", "Synchronous", "outcome_unknown"]
+__all__ = ["Committer", "StaleTable", "Synchronous"]
 
 PREVALIDATE_READS_MIN = 64
 CHANGES_TRIM = 512
@@ -55,48 +56,6 @@ Synchronous = str
 
 class StaleTable(Exception):
     """`write_point` cannot do it: the table was changed meanwhile, or the row is too large."""
-
-
-class CommitTicket:
-    """Something appended that is not durable yet. One waiter; `wait` may be interrupted and called again."""
-
-    __slots__ = ("_answered", "_error", "_lock", "outcome", "timestamp")
-
-    def __init__(self, timestamp: Timestamp, outcome: Outcome | None) -> None:
-        self.timestamp = timestamp
-        self.outcome = outcome
-        self._answered = False
-        self._error: Exception | None = None
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def answer(self, error: Exception | None) -> None:
-        """Called once, by the sync thread or at close."""
-        self._error = error
-        self._answered = True
-        self._lock.release()
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until durable. False at the timeout. Raises CommitOutcomeUnknown when the sync failed."""
-        if not self._answered:  # an interrupt may come between the two calls: then the lock stays taken, and nobody asks for it again
-            if not self._lock.acquire(timeout=-1 if timeout_seconds is None else timeout_seconds):
-                return False
-            self._lock.release()
-        if self._error is None:
-            return True
-        if self.outcome is None:
-            raise self._error
-        raise outcome_unknown(self.outcome.transaction_id, self._error) from self._error
-
-
-def outcome_unknown(transaction_id: TransactionId, cause: Exception) -> CommitOutcomeUnknown:
-    """The error for a commit that was appended and cannot be made durable."""
-    return CommitOutcomeUnknown(
-        "the outcome of the commit is unknown: its record was written, but it could not be made durable",
-        transaction_id=transaction_id,
-        detail=str(cause),
-        hint="Reopen the database and ask for the outcome of this transaction id.",
-    )
 
 
 class _Pending:
@@ -160,7 +119,7 @@ class Committer:
         body, flags = self._encode(command, effects)
         try:
             result = self._sequence(command, effects, body, flags)
-        except StoreFailed:
+        except BaseException:
             self._discard_body(command, flags)
             raise
         if isinstance(result, Refusal):
@@ -191,9 +150,15 @@ class Committer:
         return refusal
 
     def _discard_body(self, command: Commit, flags: int) -> None:
-        """The large body of a commit that did not happen."""
-        if flags and self.failure is None:
-            self._store.remove_file(log.body_name(command.transaction_id))
+        """The large body of a commit that did not happen: the log does not name it."""
+        if not flags or self.failure is not None:
+            return
+        name = log.body_name(command.transaction_id)
+        with self.latch:
+            self._settle_left()
+            needed = name in self.log_files
+        if not needed:
+            self._store.remove_file(name)
 
     def write_point(
         self, table: Table, key: Key, change: Callable[[Row | None], Row | None], name: bytes

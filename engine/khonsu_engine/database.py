@@ -18,7 +18,7 @@ from pathlib import Path
 
 from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
-from khonsu_engine.committer import Committer, Synchronous, outcome_unknown
+from khonsu_engine.committer import Committer, Synchronous
 from khonsu_engine.errors import CannotConnect, EngineClosed, StoreFailed
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
@@ -28,6 +28,7 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
 from khonsu_engine.state_machine import State
 from khonsu_engine.storage import recovery
+from khonsu_engine.tickets import outcome_unknown
 from khonsu_engine.transaction import LocalTransaction
 
 __all__ = ["Database"]

@@ -39,12 +39,12 @@ from khonsu_engine.commands import (
     TransactionId,
     Write,
 )
-from khonsu_engine.committer import CommitTicket
 from khonsu_engine.errors import EngineClosed, NotSupported, SerializationConflict, StoreFailed, UniqueViolation
 from khonsu_engine.mvcc.clock import milliseconds_of
 from khonsu_engine.mvcc.predicates import ALL, Predicate
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Catalog, Table
 from khonsu_engine.state_machine import effects_of
+from khonsu_engine.tickets import CommitTicket
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from khonsu_engine.commands import Outcome
-from khonsu_engine.committer import CommitTicket
 from khonsu_engine.database import Database
 from khonsu_engine.errors import CommitOutcomeUnknown, EngineError, SerializationConflict, StoreFailed
 from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.storage.keys import log_key
 from khonsu_engine.storage.rocks import RocksStore
+from khonsu_engine.tickets import CommitTicket
 from khonsu_engine.transaction import LocalTransaction
 from tests.engine.accounts import (
     NEVER_BY_ITSELF,
