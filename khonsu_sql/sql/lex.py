@@ -40,6 +40,9 @@ _OPERANDS = {
     TokenType.VAR, TokenType.NUMBER, TokenType.STRING, TokenType.IDENTIFIER, TokenType.PLACEHOLDER, TokenType.PARAMETER,
     TokenType.COMMA, TokenType.SEMICOLON, TokenType.STAR, TokenType.NULL, TokenType.DOT, *_OPENING, *_CLOSING,
 }  # fmt: skip
+_NOT_AFTER_COMMA = {*_CLOSING, TokenType.COMMA, TokenType.SEMICOLON, TokenType.FROM, TokenType.WHERE}
+_NOT_BEFORE_COMMA = {*_OPENING, None, TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.SET, TokenType.VALUES}
+"""sqlglot reads over a comma that separates nothing."""
 _VALUE_ENDS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER}
 _UNFINISHED = {"text": "quoted text", "identifier": "quoted identifier", "comment": "comment", "dollar": "dollar-quoted text"}
 
@@ -123,14 +126,16 @@ def _check_brackets(tokens: list[Token], sql: str) -> None:
             subscripts = subscripts + 1 if before is TokenType.R_BRACKET and kind is TokenType.L_BRACKET else 0
         elif kind in _CLOSING:
             depth = max(0, depth - 1)
-            if before is TokenType.COMMA and kind is TokenType.R_PAREN:
-                raise syntax_error('syntax error at or near ")"', sql, token.start)
+        if (before is TokenType.COMMA and kind in _NOT_AFTER_COMMA) or (kind is TokenType.COMMA and before in _NOT_BEFORE_COMMA):
+            raise syntax_error(f'syntax error at or near "{token.text}"', sql, token.start)
         run = 0 if kind in _OPERANDS else run + 1
         if depth > NESTING_MAX or run > PREFIX_RUN_MAX or subscripts > SUBSCRIPTS_MAX:
             raise StatementTooComplex(
                 f"the statement is nested too deeply: more than {NESTING_MAX} levels", position=token.start + 1, sql=sql
             )
         before = kind
+    if before is TokenType.COMMA:
+        raise syntax_error("syntax error at the end: something must follow the comma", sql, tokens[-1].start)
 
 
 def split(tokens: list[Token], sql: str) -> list[tuple[list[Token], int]]:
