@@ -40,7 +40,9 @@ def bind_insert(binding: Binding, tree: Any) -> Written:
     if tree.args.get("default"):
         source, targets = exp.Values(expressions=[exp.Tuple(expressions=[])]), []
     if source is None:
-        raise error_at(binding, item, f'syntax error: what is to be inserted into "{item.name}"?', hint="VALUES (…), a query, or DEFAULT VALUES.")
+        raise error_at(
+            binding, item, f'syntax error: what is to be inserted into "{item.name}"?', hint="VALUES (…), a query, or DEFAULT VALUES."
+        )
     if isinstance(source, exp.Values) and not any(source.args.get(part) for part in ("order", "limit", "offset", "alias")):
         _insert_values(binding, source, targets, written, Scope(None, ctes), has_ctes=bool(ctes))
     else:
