@@ -9,10 +9,10 @@ the horizon share the snapshot latch, which is never held while the commit latch
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from khonsu_engine.transaction import LocalTransaction
 
 __all__ = ["Database"]
 
+Token = weakref.ref[LocalTransaction]
+
 SYNCHRONOUS = ("full", "normal", "off")
 ROW_ID_BLOCK = 1_024
 
@@ -47,11 +49,10 @@ class Database:
         self.store = store
         self.limits = limits
         self.synchronous = synchronous
-        self._released: deque[int] = deque()
+        self._released: deque[Token] = deque()
         self.unused_files: deque[str] = deque()
         self.closed = False
         self._snapshots = Snapshots()
-        self._tokens = itertools.count()
         self._snapshot_latch = threading.Lock()
         self._counter_latch = threading.Lock()
         self._row_ids: dict[TableId, tuple[int, int]] = {}
@@ -109,7 +110,7 @@ class Database:
         `name`: the 8 random bytes of the connection it belongs to (drawn here when None)."""
         if self.closed:
             raise EngineClosed("the database is closed")
-        state, token = self.state, next(self._tokens)
+        state = self.state
         with self._snapshot_latch:
             self._drain_released()
             while True:
@@ -117,13 +118,15 @@ class Database:
                 timestamp = state.published if writes_first and self.committer.failure is None else state.durable
                 if tables is state.tables:
                     break
-            # First the transaction, whose finaliser releases the token, then the token: an interrupt between them leaves nothing behind.
-            transaction = LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables, token)
+            transaction = LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables)
+            # When the transaction is garbage its token is released by a call that is not Python's: Ctrl-C cannot get lost in it.
+            token = weakref.ref(transaction, self._released.append)
             self._snapshots.register(token, timestamp)
+            transaction.token = token
         return transaction
 
-    def release(self, token: int) -> None:
-        """The transaction of that token reads no more. Takes no latch: finalisers call it, and it cannot be interrupted half-way."""
+    def release(self, token: Token) -> None:
+        """The transaction of that token reads no more. Takes no latch; repeatable."""
         self._released.append(token)
 
     def _drain_released(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import msgspec
 
@@ -77,7 +78,6 @@ class LocalTransaction:
         "_reads",
         "_recording",
         "_tables",
-        "_token",
         "_unsure",
         "_writes",
         "isolation",
@@ -85,6 +85,7 @@ class LocalTransaction:
         "read_only",
         "read_timestamp",
         "seen",
+        "token",
     )
 
     def __init__(
@@ -95,10 +96,9 @@ class LocalTransaction:
         read_only: bool,
         read_timestamp: Timestamp,
         tables: Mapping[TableId, TableVersion],
-        token: int,
     ) -> None:
-        """`token`: what to give back to `database` when the snapshot is no longer read."""
-        self._token: int | None = token
+        self.token: ref[LocalTransaction] | None = None
+        """What the snapshot is registered by, as long as it is read."""
         self._database = database
         self._name = name
         self._id: TransactionId | None = None
@@ -457,9 +457,9 @@ class LocalTransaction:
 
     def rollback(self) -> None:
         """Forget everything. Idempotent."""
+        self._release()
         if self.open:
             self.open = False
-            self._release()
             self._discard()
 
     def _discard(self) -> None:
@@ -468,16 +468,13 @@ class LocalTransaction:
 
     def _release(self) -> None:
         """Read no more. Repeatable."""
-        if self._token is not None:
-            self._database.release(self._token)
-            self._token = None
+        if self.token is not None:
+            self._database.release(self.token)
+            self.token = None
 
     def _require_open(self) -> None:
         if not self.open:
             raise EngineClosed("the transaction has ended")
-
-    def __del__(self) -> None:
-        self._release()
 
 
 def _shown(key: Key) -> str:

@@ -6,6 +6,8 @@ which belongs to the database: this room has no thread. Invariant: `horizon` is 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import msgspec
 
 __all__ = ["Readers", "Snapshots"]
@@ -19,21 +21,23 @@ class Readers(msgspec.Struct, frozen=True, gc=False):
 
 
 class Snapshots:
-    """Read timestamps by token: each user of a snapshot has one of its own, so a release may be repeated and hits nobody else."""
+    """Read timestamps by token: each user of a snapshot has one of its own, so a release may be repeated and hits nobody else.
+
+    A token is any hashable value, held here as long as it reads."""
 
     __slots__ = ("_timestamps",)
 
     def __init__(self) -> None:
-        self._timestamps: dict[int, int] = {}
+        self._timestamps: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return len(self._timestamps)
 
-    def register(self, token: int, timestamp: int) -> None:
+    def register(self, token: Hashable, timestamp: int) -> None:
         """`token` reads at `timestamp` from now on."""
         self._timestamps[token] = timestamp
 
-    def release(self, token: int) -> None:
+    def release(self, token: Hashable) -> None:
         """`token` reads no more. Repeatable."""
         self._timestamps.pop(token, None)
 
