@@ -6,6 +6,7 @@ type that holds both. Only where comparing canonical values gives the same answe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -19,6 +20,10 @@ from khonsu_sql.sql.shape import CastTo, Constant, Expression, Operation, Parame
 __all__ = ["Inexact", "constant_of", "value_of"]
 
 _AS_TEXT = ("VARCHAR", "ENUM", "JSON", "BLOB")
+
+
+_BLOB_TEXT = re.compile(r"(?:[ -\[\]-~]|\\x[0-9A-Fa-f]{2})*")
+_ESCAPE = re.compile(rb"\\x([0-9A-Fa-f]{2})")
 
 
 class Inexact(Exception):
@@ -53,6 +58,8 @@ def _evaluate(expression: Expression) -> Any:
 def _cast(value: Any, target: SqlType) -> Any:
     if target.parts:
         raise Inexact
+    if target.kind == "BLOB" and type(value) is str and _BLOB_TEXT.fullmatch(value):
+        return _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), value.encode("ascii"))
     if target.kind == "VARCHAR" and target.length:
         target = SqlType("VARCHAR")  # DuckDB ignores the length in a cast
     try:
@@ -66,6 +73,8 @@ def _comparable(value: Any, column_type: SqlType) -> Any:
     to DOUBLE."""
     if value is None:
         return None
+    if type(value) is Decimal and column_type.kind == "REAL" and value == Decimal(float(value)):
+        value = float(value)  # a binary fraction is the same in any type it meets
     casts = (type(value) is str and column_type.kind not in _AS_TEXT) or (type(value) is Decimal and column_type.kind == "DOUBLE")
     try:
         return column_type.canonical(value) if casts else column_type.exact(value)

@@ -13,7 +13,7 @@ from typing import Any
 from sqlglot import exp
 
 import khonsu_engine.errors as engine_errors
-from khonsu_engine.schema.types import BIGINT, BOOLEAN, DOUBLE, INTEGER, SqlType, parse_type
+from khonsu_engine.schema.types import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, SqlType, parse_type
 from khonsu_sql.sql.shape import Call, CastTo, ColumnRef, Constant, Expression, Merged, Opaque, Operation, Parameter
 
 __all__ = ["Resolver", "conjuncts", "number", "resolver_of", "translate"]
@@ -92,6 +92,11 @@ def _inside(node: Any, resolve: Resolver, depth: int) -> Expression:
 
 def _literal(node: Any, resolve: Resolver, depth: int) -> Expression:
     return Constant(node.name) if node.is_string else number(node.name)
+
+
+def _bytes(node: Any, resolve: Resolver, depth: int) -> Expression:
+    text = node.name
+    return Constant(bytes.fromhex(text), BLOB) if len(text) % 2 == 0 else OPAQUE
 
 
 def number(text: str) -> Expression:
@@ -187,6 +192,7 @@ _HANDLERS: dict[type, Callable[[Any, Resolver, int], Expression]] = {
     exp.Column: _column,
     exp.Paren: _inside,
     exp.Literal: _literal,
+    exp.HexString: _bytes,
     exp.Null: lambda node, resolve, depth: Constant(None),
     exp.Boolean: lambda node, resolve, depth: Constant(bool(node.this), BOOLEAN),
     exp.Parameter: _parameter,

@@ -49,7 +49,7 @@ class Merged(msgspec.Struct, frozen=True):
 
 
 class Constant(msgspec.Struct, frozen=True):
-    """A literal. `type`: INTEGER, BIGINT, HUGEINT, DECIMAL(p,s), DOUBLE, BOOLEAN; None for NULL and for text in quotes,
+    """A literal. `type`: INTEGER, BIGINT, HUGEINT, DECIMAL(p,s), DOUBLE, BOOLEAN, BLOB; None for NULL and for text in quotes,
     which takes the type of what it meets."""
 
     value: Any
