@@ -45,8 +45,18 @@ def test_returning(people: LocalSession) -> None:
 @pytest.mark.parametrize(
     ("sql", "error", "message", "detail"),
     [
-        ("INSERT INTO people VALUES (1, 'x', 'x@x', 1)", errors.UniqueViolation, '"people_pkey"', "Key (id)=(1) already exists in table people."),
-        ("INSERT INTO people VALUES (7, 'x', 'b@x', 1)", errors.UniqueViolation, "email", "Key (email)=(b@x) already exists in table people."),
+        (
+            "INSERT INTO people VALUES (1, 'x', 'x@x', 1)",
+            errors.UniqueViolation,
+            '"people_pkey"',
+            "Key (id)=(1) already exists in table people.",
+        ),
+        (
+            "INSERT INTO people VALUES (7, 'x', 'b@x', 1)",
+            errors.UniqueViolation,
+            "email",
+            "Key (email)=(b@x) already exists in table people.",
+        ),
         ("INSERT INTO people VALUES (7, 'x', 'x@x', 1), (7, 'y', 'y@x', 1)", errors.UniqueViolation, '"people_pkey"', "Key (id)=(7)"),
         ("INSERT INTO people VALUES (7, 'x', 'q@x', 1), (8, 'y', 'q@x', 1)", errors.UniqueViolation, "email", "Key (email)=(q@x)"),
         ("INSERT INTO people VALUES (7, NULL, 'x@x', 1)", errors.NotNullViolation, '"name"', "Failing row contains (7, null, x@x, 1)."),

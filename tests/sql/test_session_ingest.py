@@ -26,7 +26,9 @@ def rows(session: LocalSession, sql: str) -> list[tuple[object, ...]] | None:
 
 @pytest.fixture
 def table(session: LocalSession) -> LocalSession:
-    session.execute("CREATE TABLE t (id BIGINT PRIMARY KEY, name VARCHAR(5) NOT NULL DEFAULT 'x', day DATE UNIQUE, n INTEGER CHECK (n < 100))")
+    session.execute(
+        "CREATE TABLE t (id BIGINT PRIMARY KEY, name VARCHAR(5) NOT NULL DEFAULT 'x', day DATE UNIQUE, n INTEGER CHECK (n < 100))"
+    )
     session.execute("INSERT INTO t VALUES (1, 'one', '2020-01-01', 1)")
     return session
 
