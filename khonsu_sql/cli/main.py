@@ -3,7 +3,8 @@
     khonsu [DB] [-c SQL]… [-f FILE]… [-v NAME=VALUE]…
 
 Without -c and -f it reads statements: from a person when it stands in a terminal, else as a script from standard input.
-Exit codes are psql's: 0 well, 1 an error of -c or of the shell itself, 2 no connection, 3 a script stopped by ON_ERROR_STOP.
+Exit codes are psql's: 0 well, 1 an error of -c or of the shell itself, 2 no connection, 3 a script stopped by ON_ERROR_STOP; and
+130 for a script ended by Ctrl-C, which in a terminal only cancels the statement.
 Sub-commands are found through the entry points of group `khonsu.commands`; a first word that names one is one.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +23,8 @@ from khonsu_sql.cli.commands import set_variable
 from khonsu_sql.cli.shell import FAILURE, NO_CONNECTION, SUCCESS, Shell
 
 __all__ = ["main"]
+
+INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command(words[1:]) if command is not None else _shell(_parser().parse_args(words))
         sys.stdout.flush()
         return int(code or 0)
+    except KeyboardInterrupt:
+        sys.stderr.write("khonsu: interrupted\n")
+        return INTERRUPTED
     except BrokenPipeError:  # `khonsu … | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
@@ -83,7 +90,7 @@ def _shell(options: argparse.Namespace) -> int:
     except khonsu_sql.Error as error:
         sys.stderr.write(f"khonsu: error: {error}\n")
         return NO_CONNECTION
-    with connection:
+    with closing(connection):  # not `with connection`, which commits: what is open when the shell ends is rolled back
         shell = Shell(connection, _name(options.database), sys.stdout, sys.stderr)
         for setting in options.set:
             name, _, value = setting.partition("=")

@@ -30,24 +30,23 @@ def interact(shell: Shell, version: str) -> int:
     session = _session(shell)
     while True:
         try:
-            text = session.prompt(lambda: shell.prompt("="))
-        except KeyboardInterrupt:
+            _run(shell, session.prompt(lambda: shell.prompt("=")))
+        except KeyboardInterrupt:  # of an input that was not entered yet
             continue
-        except EOFError:
-            return SUCCESS
-        try:
-            _run(shell, text)
-        except Quit:
+        except (EOFError, Quit):
             return SUCCESS
 
 
 def _run(shell: Shell, text: str) -> None:
-    """Run what was entered: a command, or statements one after the other."""
-    if text.lstrip().startswith("\\"):
-        shell.run(text.strip())
-        return
-    for statement in Scanner().feed(text):
-        shell.run(statement)
+    """Run what was entered: a command, or statements one after the other. Ctrl-C cancels the one that runs and drops the rest."""
+    committed = shell.connection.last_commit
+    try:
+        for statement in [text.strip()] if text.lstrip().startswith("\\") else Scanner().feed(text):
+            committed = shell.connection.last_commit
+            shell.run(statement)
+    except KeyboardInterrupt:
+        late = shell.connection.last_commit != committed
+        shell.complain("Cancelled too late: it is committed." if late else "Cancelled.")
 
 
 def _session(shell: Shell) -> PromptSession[str]:

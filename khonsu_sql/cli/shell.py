@@ -1,7 +1,7 @@
 """One shell on one connection: runs statements and commands, writes what comes of them, and knows whether it went well.
 
-Made by `main`, driven by `repl` (a person) or by `run_text` (scripts, -c, -f, pipes). Uses the public driver only. Nothing a
-statement does ends the shell: errors are written to `errors`, Ctrl-C cancels the statement, and the shell goes on.
+Made by `main`, driven by `repl` (a person) or by `run_text` (scripts, -c, -f, pipes). Uses the public driver only. Errors of
+statements are written to `errors` and do not end the shell.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Shell:
     # --- running
 
     def run(self, text: str) -> bool:
-        """Run one statement (or a call of several) or one command; True when it went well."""
+        """Run one statement (or a call of several) or one command; True when it went well. Ctrl-C is the caller's."""
         started = time.perf_counter()
         try:
             if text.startswith("\\"):
@@ -69,9 +69,6 @@ class Shell:
             self._execute(text)
         except khonsu_sql.Error as error:
             self.complain(f"ERROR:  {error}")
-            return False
-        except KeyboardInterrupt:
-            self.complain("Cancelled.")
             return False
         finally:
             self.output.flush()

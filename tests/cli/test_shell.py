@@ -155,7 +155,7 @@ def test_tables_are_listed_and_described() -> None:
         '    "Seats_pkey" PRIMARY KEY (flight, seat)',
         '    "Seats_who_key" UNIQUE (who)',
         "Check constraints:",
-        '    "low" CHECK (seat > 0)',
+        '    "low" CHECK ("seat" > 0)',
     ]
     assert described[2].splitlines()[-1] == " x      | VARCHAR |          | "
     assert done.errors == 'Did not find any tables.\nDid not find any table named "nothere".\n'

@@ -25,7 +25,8 @@ class Terminal:
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
-        self.shown = ""
+        self.shown = ""  # all of it, escape sequences included
+        self.place = 0  # how much of it, without them, was waited for
         leader, follower = pty.openpty()
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "engine"))),
@@ -45,14 +46,15 @@ class Terminal:
         os.write(self.leader, keys.encode())
 
     def wait_for(self, text: str) -> str:
-        """Read until `text` appears; returns what was shown since the last call, without escape sequences."""
+        """Read until `text` appears; returns what was shown between the end of the last call and the end of `text`."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while text not in ESCAPES.sub("", self.shown):
+        while text not in (clean := ESCAPES.sub("", self.shown)[self.place :]):
             ready, _, _ = select.select([self.leader], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{text!r} did not appear in {ESCAPES.sub('', self.shown)!r}"
+            assert ready, f"{text!r} did not appear in {clean!r}"
             self.shown += os.read(self.leader, 65536).decode(errors="replace")
-        shown, self.shown = ESCAPES.sub("", self.shown), ""
-        return shown
+        end = clean.index(text) + len(text)
+        self.place += end
+        return clean[:end]
 
     def ended(self) -> int:
         """The exit code of a shell that was told to leave."""
@@ -117,12 +119,13 @@ def test_ctrl_c_cancels_the_statement_not_the_shell(terminal: Terminal) -> None:
     terminal.type("CREATE TABLE t (k INTEGER PRIMARY KEY);\r")
     terminal.wait_for("CREATE TABLE\r\n")
     terminal.wait_for("bank=>")
-    terminal.type("SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range * b.range % 7 = 8;\r")
-    terminal.wait_for("= 8;")
-    while "(R)" not in Path(f"/proc/{terminal.process.pid}/status").read_text().replace("State:\tR (running)", "(R)"):
-        time.sleep(0)  # until it computes
+    endless = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range * b.range % 7 = 8;"
+    terminal.type(f"SELECT 'begin' || 'ning'; {endless} SELECT 'never' || 'more';\r")
+    terminal.wait_for("beginning")
+    terminal.wait_for("(1 row)")
     os.kill(terminal.process.pid, signal.SIGINT)
-    assert "ancel" in terminal.wait_for("bank=>")
+    assert "nevermore" not in terminal.wait_for("Cancelled.")
+    terminal.wait_for("bank=>")
     terminal.type("INSERT INTO t VALUES (7) RETURNING k AS seven;\r")
     assert "7" in terminal.wait_for("INSERT 0 1")
 
@@ -130,6 +133,7 @@ def test_ctrl_c_cancels_the_statement_not_the_shell(terminal: Terminal) -> None:
 def test_history_survives_the_shell(terminal: Terminal) -> None:
     terminal.type("SELECT 1\rAS remembered;\r")
     terminal.wait_for("(1 row)")
+    terminal.wait_for("bank=>")
     terminal.type("\\q\r")
     assert terminal.ended() == 0
     again = Terminal(terminal.folder, "bank.khonsu")
@@ -151,6 +155,7 @@ def test_an_open_transaction_is_rolled_back_by_leaving(terminal: Terminal) -> No
     terminal.wait_for("bank=*>")
     terminal.type("INSERT INTO t VALUES (1);\r")
     terminal.wait_for("INSERT 0 1")
+    terminal.wait_for("bank=*>")
     terminal.type("\x04")
     assert terminal.ended() == 0
     again = Terminal(terminal.folder, "bank.khonsu", "-c", "SELECT count(*) AS n FROM t")
@@ -158,3 +163,15 @@ def test_an_open_transaction_is_rolled_back_by_leaving(terminal: Terminal) -> No
         assert re.search(r"n\s+---\s+0\s+\(1 row\)", again.wait_for("(1 row)"))
     finally:
         again.close()
+
+
+def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
+    endless = "SELECT count(*) FROM range(100000000) a, range(100000000) b WHERE a.range * b.range % 7 = 8"
+    terminal = Terminal(tmp_path, "-c", "SELECT 'begin' || 'ning'", "-c", endless, "-c", "SELECT 'never' || 'more'")
+    try:
+        terminal.wait_for("(1 row)")
+        os.kill(terminal.process.pid, signal.SIGINT)
+        assert "nevermore" not in terminal.wait_for("khonsu: interrupted")
+        assert terminal.ended() == 130
+    finally:
+        terminal.close()
