@@ -56,31 +56,31 @@ class Maintenance:
 
     def wake(self) -> None:
         """Something may be due. Called from committing threads: cheap, never raises."""
-        if self._thread is None:
+        if self._thread is None or self._thread.ident is None:  # the latter: Ctrl-C came between its making and its start
             self._start()
         if self._wake.empty():
             self._wake.put(None)
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None and not self._stopping.is_set():
-                thread = threading.Thread(target=self._run, name="khonsu-maintenance", daemon=True)
-                thread.start()
-                self._thread = thread
+            if not self._stopping.is_set() and (self._thread is None or self._thread.ident is None):
+                self._thread = threading.Thread(target=self._run, name="khonsu-maintenance", daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
         """Stop the thread; what it is doing is finished first. Idempotent."""
         with self._starting:
             self._stopping.set()
-        if self._thread is not None:
+        if self._thread is not None and self._thread.ident is not None:
             self._wake.put(None)
             self._thread.join()
-            self._thread = None
+        self._thread = None
 
     def _run(self) -> None:
         while True:
             self._wake.get()
             if self._stopping.is_set():
+                self._wake.put(None)  # for a second thread, should an interrupted start have left one
                 return
             try:
                 if self._database.committer.due:
