@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from khonsu_engine.errors import EngineError
-from khonsu_sql.errors import Error, InternalError, OutOfMemory, StatementTooComplex, translate
+from khonsu_sql.errors import Error, InterfaceError, InternalError, OutOfMemory, StatementTooComplex, translate
 from khonsu_sql.session import IngestMode, Parameters, TransactionOptions
 
 __all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "translated"]
@@ -47,10 +47,12 @@ class Answered(msgspec.Struct, frozen=True):
 Request = Execute | Ingest | Begin | End | Answered
 
 
-def translated(error: Exception, sql: str | None) -> Error:
-    """The error to raise for `error`, whatever it is."""
+def translated(error: Exception, sql: Any) -> Error:
+    """The error to raise for `error`, whatever it is. `sql`: what was given as the statement."""
     if isinstance(error, Error):
         return error
+    if sql is not None and not isinstance(sql, str):  # found out late, where it does not cost every statement a look
+        return InterfaceError(f"a statement is text, not {type(sql).__name__}", sqlstate="HY024")
     if isinstance(error, EngineError):
         return translate(error, sql=sql)
     if isinstance(error, RecursionError):
