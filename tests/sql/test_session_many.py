@@ -96,7 +96,7 @@ def test_expressions_over_the_parameters(connect: Callable[..., LocalSession], s
         ("a\0b", errors.CharacterNotInRepertoire),
         ("\ud800", errors.CharacterNotInRepertoire),
         ("x" * 6, errors.DataError),
-        (object(), errors.InterfaceError),
+        (range(3), errors.InterfaceError),
     ],
 )
 def test_one_bad_value_among_many(connect: Callable[..., LocalSession], bad: Any, error: type[errors.Error]) -> None:
