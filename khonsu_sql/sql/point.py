@@ -17,14 +17,19 @@ from collections.abc import Sequence
 import msgspec
 
 from khonsu_engine.commands import Operation, Write
-from khonsu_engine.schema.catalog import Index, Table
+from khonsu_engine.schema.catalog import Catalog, Check, Index, Table
+from khonsu_engine.schema.sql_type import quoted
 from khonsu_sql.session import ColumnInfo
+from khonsu_sql.sql.bind import bind
+from khonsu_sql.sql.parse import parse
 from khonsu_sql.sql.plan import Explain, PointRead, PointWrite, Query, Statement, WriteFromQuery
-from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, flattened, function_of, row_text
+from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, flattened, function_of, refuted, row_text
 from khonsu_sql.sql.point_range import columns_of_outputs, read_range
 from khonsu_sql.sql.shape import ColumnRef, Expression, Shape
 
 __all__ = ["compiled"]
+
+STATEMENT_BYTES = 1 << 20
 
 
 def compiled(statement: Statement) -> Statement:
@@ -189,7 +194,8 @@ class _Lines:
     """A write in parts: `before` the row is read, the code of its `key`, `change`, from `row` (None: absent) to `new`.
 
     `change` says SKIP when there is nothing to do. `mask`: columns read, None when the row is not read (INSERT).
-    `entries`: (index table, code of its key, code of its row, condition) for each entry an INSERT adds."""
+    `entries`: (index table, code of its key, code of its row, condition) for each entry an INSERT adds. `checks`: lines that look at
+    `new`."""
 
     def __init__(
         self,
@@ -199,6 +205,7 @@ class _Lines:
         new: str,
         mask: int | None,
         entries: Sequence[tuple[int, str, str, str]] = (),
+        checks: Sequence[str] = (),
     ) -> None:
         self.before = before
         self.key = key
@@ -206,6 +213,7 @@ class _Lines:
         self.new = new
         self.mask = mask
         self.entries = entries
+        self.checks = checks
 
     def in_transaction(self, table: Table, operation: Operation) -> list[str]:
         lines = [*self.before]
@@ -218,7 +226,7 @@ class _Lines:
         else:
             lines += [f"key = {self.key}", f"row = transaction.get({table.id}, key, columns={self.mask})"]
             lines += [line.replace("SKIP", "return 0, None") for line in self.change]
-        lines += [f"new = {self.new}", "base = transaction.read_timestamp"]
+        lines += [f"new = {self.new}", *self.checks, "base = transaction.read_timestamp"]
         lines.append(f"transaction.put({table.id}, Write({int(operation)}, key, new, row, base))")
         for number, key, entry, present in self.entries:
             lines.append(f"if {present}: transaction.put({number}, Write({int(operation)}, {key}, {entry}, None, base))")
@@ -230,7 +238,7 @@ class _Lines:
             number = [f"rowid = database.reserve_row_ids({table.id}, 1)"] if table.has_row_id else []
         else:
             absent, number = [], []
-        change = [*absent, *(line.replace("SKIP", "return row") for line in self.change), f"return {self.new}"]
+        change = [*absent, *(line.replace("SKIP", "return row") for line in self.change), f"new = {self.new}", *self.checks, "return new"]
         return [
             *self.before,
             *number,
@@ -242,7 +250,7 @@ class _Lines:
 
 
 def _insert(code: Code, table: Table, shape: Shape) -> _Lines:
-    if shape.rows is None or len(shape.rows) != 1 or table.checks:
+    if shape.rows is None or len(shape.rows) != 1:
         raise Unsupported
     values = ["rowid"] * len(table.columns)
     for position, expression in zip(table.visible, shape.rows[0], strict=True):
@@ -257,7 +265,19 @@ def _insert(code: Code, table: Table, shape: Shape) -> _Lines:
         entry = [*indexed, *(values[position] for position in table.key_columns)]
         present = " and ".join(f"not ({code.null(value)})" for value in indexed)
         entries.append((index.id, _tuple(indexed), f"({', '.join(entry)},)", present))
-    return _Lines(code.before, key, [], f"({', '.join(values)},)", None, entries)
+    return _Lines(code.before, key, [], f"({', '.join(values)},)", None, entries, _checks(code, table, table.checks))
+
+
+def _checks(code: Code, table: Table, checks: Sequence[Check]) -> list[str]:
+    """Lines that leave a row that violates one of `checks` to the general path, which says so."""
+    lines = []
+    for check in checks:
+        named = Catalog(0, {(table.schema, table.name.casefold()): table})
+        bound = bind(parse(f"SELECT {check.expression} FROM {quoted(table.name)}", STATEMENT_BYTES)[0], named)
+        if bound.shape is None or len(bound.shape.outputs) != 1:
+            raise Unsupported
+        lines.append(f"if {refuted(code, bound.shape.outputs[0].expression, table.columns)}: raise FALLBACK")
+    return lines
 
 
 def _tuple(parts: Sequence[str]) -> str:
@@ -267,10 +287,10 @@ def _tuple(parts: Sequence[str]) -> str:
 
 def _update(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
     assigned = dict(shape.assigned)
-    touched = {position for check in table.checks for position in check.columns} | set(table.key_columns)
-    touched |= {position for index in table.indexes for position in index.columns}
-    if touched & assigned.keys() or len(assigned) != len(shape.assigned) or any(not check.columns for check in table.checks):
+    touched = {*table.key_columns, *(position for index in table.indexes for position in index.columns)}
+    if touched & assigned.keys() or len(assigned) != len(shape.assigned):
         raise Unsupported
+    checks = _checks(code, table, [check for check in table.checks if not check.columns or assigned.keys() & set(check.columns)])
     conditions = [code.condition(conjunct, table.columns) for conjunct in key.rest]
     guards, code.after = code.after, []
     values, not_null = [], []
@@ -286,7 +306,7 @@ def _update(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
             not_null.append(f"if {code.null(value)}: raise FALLBACK")
         values.append(value)
     change = ["if row is None: SKIP", *guards, *(f"if not ({text}): SKIP" for text in conditions), *code.after, *not_null]
-    return _Lines(code.before, key.text, change, f"({', '.join(values)},)", mask)
+    return _Lines(code.before, key.text, change, f"({', '.join(values)},)", mask, checks=checks)
 
 
 def _delete(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
