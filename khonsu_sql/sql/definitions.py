@@ -29,7 +29,7 @@ from khonsu_sql.errors import (
     translate,
 )
 from khonsu_sql.sql.dialect import write
-from khonsu_sql.sql.functions import check_functions
+from khonsu_sql.sql.functions import check_functions, is_aggregate
 from khonsu_sql.sql.reading import read_expression
 from khonsu_sql.sql.resolve import nearest, position_of
 from khonsu_sql.sql.words import Words
@@ -210,7 +210,7 @@ class _Definition:
                     raise self._at(node, f"a {what} expression cannot have parameters", UndefinedParameter)
                 case exp.Query() | exp.Table():
                     raise self._at(node, f"a subquery in a {what} expression is not supported", FeatureNotSupported)
-                case exp.AggFunc():
+                case _ if is_aggregate(node):
                     raise self._at(node, f"aggregate functions are not allowed in a {what} expression", GroupingError)
                 case exp.Window():
                     raise self._at(node, f"window functions are not allowed in a {what} expression", GroupingError)

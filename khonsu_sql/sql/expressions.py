@@ -29,9 +29,9 @@ _BINARY: dict[type, str] = {
 }  # fmt: skip
 
 _CALLS: dict[type, str] = {
-    exp.Count: "count", exp.Sum: "sum", exp.Min: "min", exp.Max: "max",
-    exp.Abs: "abs", exp.Lower: "lower", exp.Upper: "upper", exp.Coalesce: "coalesce", exp.Length: "length",
+    exp.Count: "count", exp.Sum: "sum", exp.Min: "min", exp.Max: "max", exp.Coalesce: "coalesce",
 }  # fmt: skip
+_NAMED_CALLS = ("abs", "avg", "length", "lower", "upper")
 
 _CALL_PARTS = ("this", "expressions", "big_int", "is_null")
 OPAQUE = Opaque()
@@ -80,6 +80,12 @@ def _call(node: Any, resolve: Resolver, depth: int) -> Expression:
     if any(value and name not in _CALL_PARTS for name, value in node.args.items()):
         return OPAQUE
     return Call(_CALLS[type(node)], tuple(translate(operand, resolve, depth + 1) for operand in operands), distinct)
+
+
+def _anonymous(node: Any, resolve: Resolver, depth: int) -> Expression:
+    name = str(node.this).lower()
+    plain = name in _NAMED_CALLS and not any(isinstance(operand, exp.Distinct | exp.Order) for operand in node.expressions)
+    return Call(name, tuple(translate(operand, resolve, depth) for operand in node.expressions)) if plain else OPAQUE
 
 
 def _column(node: Any, resolve: Resolver, depth: int) -> Expression:
@@ -189,6 +195,7 @@ def _distinct_from(node: Any, resolve: Resolver, depth: int) -> Expression:
 
 
 _HANDLERS: dict[type, Callable[[Any, Resolver, int], Expression]] = {
+    exp.Anonymous: _anonymous,
     exp.Column: _column,
     exp.Paren: _inside,
     exp.Literal: _literal,

@@ -1,7 +1,8 @@
 """The FROM clause: base tables become sources under generated names, everything else becomes a relation with known or unknown columns.
 
-Called by `queries`, `inserts` and `changes`; calls back `Binding.query` for subqueries. Items are bound from left to right, and each sees those
-before it (DuckDB takes any subquery in FROM for LATERAL). Joins are noted as `JoinStep`s, innermost first, for `pushdown`.
+Called by `queries`, `inserts` and `changes`; calls back `Binding.query` for subqueries. Items are bound from left to right,
+and each sees those before it (DuckDB takes any subquery in FROM for LATERAL). Joins are noted as `JoinStep`s, innermost first,
+for `pushdown`.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from typing import Any
 from sqlglot import exp
 
 from khonsu_sql.errors import Error, FeatureNotSupported, InsufficientPrivilege, UndefinedFunction
+from khonsu_sql.sql.native import AGGREGATES
 from khonsu_sql.sql.normal import start_of
 
-__all__ = ["TABLE_FUNCTIONS", "check_functions"]
+__all__ = ["TABLE_FUNCTIONS", "check_functions", "is_aggregate"]
 
 TABLE_FUNCTIONS = frozenset(
     """
@@ -38,6 +39,11 @@ _OUTSIDE = re.compile(
     re.VERBOSE,
 )
 _SEQUENCES = frozenset(["nextval", "currval", "setval", "lastval"])
+
+
+def is_aggregate(node: Any) -> bool:
+    """Is `node` the call of an aggregate?"""
+    return isinstance(node, exp.AggFunc) or (isinstance(node, exp.Anonymous) and _name(node) in AGGREGATES)
 
 
 def check_functions(tree: Any, sql: str) -> None:

@@ -25,7 +25,7 @@ from khonsu_sql.errors import (
 )
 from khonsu_sql.sql.dialect import GUARDED, READ
 from khonsu_sql.sql.plan import ParameterSpec
-from khonsu_sql.sql.quotes import pieces, without_dollar_quotes
+from khonsu_sql.sql.quotes import Piece, pieces, without_dollar_quotes
 
 __all__ = ["NESTING_MAX", "check_text", "numbered", "shifted", "shown", "split", "syntax_error", "tokenize"]
 
@@ -86,13 +86,13 @@ def _too_long(size: int, size_max: int) -> Error:
 
 def tokenize(sql: str, dialect: Any = READ) -> list[Token]:
     """The tokens of `sql`. Raises SyntaxError_ for what is not closed, StatementTooComplex for what nests too deeply."""
-    text, mark = without_dollar_quotes(sql)
+    text, mark, quotes = without_dollar_quotes(sql)
     try:
         tokens: list[Token] = dialect.tokenize(text)
     except TokenError as error:
         raise _untokenizable(sql, error) from error
-    if mark:
-        tokens = [_with_text(token, token.text.replace(mark, "'")) if mark in token.text else token for token in tokens]
+    if quotes:
+        tokens = [_dollar_quoted(token, quotes[token.start], mark) if token.start in quotes else token for token in tokens]
     _check_brackets(tokens, sql)
     return [_decimal(token, sql) if token.token_type in (TokenType.HEX_STRING, TokenType.BIT_STRING) else token for token in tokens]
 
@@ -106,6 +106,11 @@ def _untokenizable(sql: str, error: Exception) -> Error:
 
 def _with_text(token: Token, text: str, kind: TokenType | None = None, *, shift: int = 0, wide: int = 0) -> Token:
     return Token(kind or token.token_type, text, token.line, token.col, token.start + shift, token.end + shift + wide, [])
+
+
+def _dollar_quoted(token: Token, quote: Piece, mark: str) -> Token:
+    text = token.text.replace(mark, "'")
+    return Token(token.token_type, text, token.line, token.col, quote.start, quote.stop - 1, [])
 
 
 def _decimal(token: Token, sql: str) -> Token:

@@ -97,6 +97,6 @@ def name_of(projection: Any) -> str:
             return name_of(projection.this)
         case exp.Literal() | exp.Binary() | exp.Case() | exp.Neg() | exp.Not() | exp.Null() | exp.Boolean() | exp.Parameter():
             return UNNAMED
-        case exp.AggFunc() | exp.Cast() | exp.Window() | exp.Filter() | exp.Exists() | exp.Coalesce():
+        case exp.Anonymous() | exp.AggFunc() | exp.Cast() | exp.Window() | exp.Filter() | exp.Exists() | exp.Coalesce():
             return UNNAMED
     return UNKNOWN

@@ -15,6 +15,7 @@ from khonsu_engine.schema.types import parse_type
 from khonsu_sql.errors import SyntaxError_, translate
 from khonsu_sql.sql.dialect import GUARDED
 from khonsu_sql.sql.lex import shown, syntax_error
+from khonsu_sql.sql.native import reveal
 
 __all__ = ["misread_alias", "normalise_tree", "start_of"]
 
@@ -46,8 +47,14 @@ def _byte_string(node: Any, sql: str) -> Any:
     return exp.Literal.string(node.name)
 
 
+def _anonymous(node: Any, sql: str) -> None:
+    if isinstance(node.this, str):
+        node.set("this", reveal(node.this))
+
+
 def _identifier(node: Any, sql: str) -> None:
     """DuckDB's reserved words are names only in quotes."""
+    node.set("this", reveal(node.name))
     if not node.quoted and node.name.lower() in GUARDED:
         node.set("quoted", True)
 
@@ -110,6 +117,7 @@ def _data_type(node: Any, sql: str) -> None:
 
 
 _CORRECTIONS: dict[type, Any] = {
+    exp.Anonymous: _anonymous,
     exp.ByteString: _byte_string,
     exp.Column: _column,
     exp.Identifier: _identifier,

@@ -17,19 +17,15 @@ from collections.abc import Sequence
 import msgspec
 
 from khonsu_engine.commands import Operation, Write
-from khonsu_engine.schema.catalog import Catalog, Check, Index, Table
-from khonsu_engine.schema.sql_type import quoted
+from khonsu_engine.schema.catalog import Index, Table
 from khonsu_sql.session import ColumnInfo
-from khonsu_sql.sql.bind import bind
-from khonsu_sql.sql.parse import parse
 from khonsu_sql.sql.plan import Explain, PointRead, PointWrite, Query, Statement, WriteFromQuery
-from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, flattened, function_of, refuted, row_text
+from khonsu_sql.sql.point_checks import check_lines
+from khonsu_sql.sql.point_code import Code, Unsupported, comparison_of, flattened, function_of, row_text
 from khonsu_sql.sql.point_range import columns_of_outputs, read_range
 from khonsu_sql.sql.shape import ColumnRef, Expression, Shape
 
 __all__ = ["compiled"]
-
-STATEMENT_BYTES = 1 << 20
 
 
 def compiled(statement: Statement) -> Statement:
@@ -194,8 +190,7 @@ class _Lines:
     """A write in parts: `before` the row is read, the code of its `key`, `change`, from `row` (None: absent) to `new`.
 
     `change` says SKIP when there is nothing to do. `mask`: columns read, None when the row is not read (INSERT).
-    `entries`: (index table, code of its key, code of its row, condition) for each entry an INSERT adds. `checks`: lines that look at
-    `new`."""
+    `entries`: (index table, code of its key, of its row, condition) for each entry an INSERT adds. `checks`: lines about `new`."""
 
     def __init__(
         self,
@@ -265,19 +260,7 @@ def _insert(code: Code, table: Table, shape: Shape) -> _Lines:
         entry = [*indexed, *(values[position] for position in table.key_columns)]
         present = " and ".join(f"not ({code.null(value)})" for value in indexed)
         entries.append((index.id, _tuple(indexed), f"({', '.join(entry)},)", present))
-    return _Lines(code.before, key, [], f"({', '.join(values)},)", None, entries, _checks(code, table, table.checks))
-
-
-def _checks(code: Code, table: Table, checks: Sequence[Check]) -> list[str]:
-    """Lines that leave a row that violates one of `checks` to the general path, which says so."""
-    lines = []
-    for check in checks:
-        named = Catalog(0, {(table.schema, table.name.casefold()): table})
-        bound = bind(parse(f"SELECT {check.expression} FROM {quoted(table.name)}", STATEMENT_BYTES)[0], named)
-        if bound.shape is None or len(bound.shape.outputs) != 1:
-            raise Unsupported
-        lines.append(f"if {refuted(code, bound.shape.outputs[0].expression, table.columns)}: raise FALLBACK")
-    return lines
+    return _Lines(code.before, key, [], f"({', '.join(values)},)", None, entries, check_lines(code, table, table.checks))
 
 
 def _tuple(parts: Sequence[str]) -> str:
@@ -290,7 +273,7 @@ def _update(code: Code, table: Table, shape: Shape, key: _Key) -> _Lines:
     touched = {*table.key_columns, *(position for index in table.indexes for position in index.columns)}
     if touched & assigned.keys() or len(assigned) != len(shape.assigned):
         raise Unsupported
-    checks = _checks(code, table, [check for check in table.checks if not check.columns or assigned.keys() & set(check.columns)])
+    checks = check_lines(code, table, [check for check in table.checks if not check.columns or assigned.keys() & set(check.columns)])
     conditions = [code.condition(conjunct, table.columns) for conjunct in key.rest]
     guards, code.after = code.after, []
     values, not_null = [], []

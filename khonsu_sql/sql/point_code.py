@@ -19,7 +19,7 @@ from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import SqlType
 from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, Parameter
 
-__all__ = ["FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "flattened", "function_of", "refuted", "row_text"]
+__all__ = ["COMPARISONS", "FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "flattened", "function_of", "row_text"]
 
 COMPARISONS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -199,28 +199,6 @@ class Code:
             self.before.append(f"if {value} != {value}: raise FALLBACK")
             self.after.append(f"if row[{number}] != row[{number}]: raise FALLBACK")
         return f"row[{number}] is not None and row[{number}] {COMPARISONS[operator]} {value}"
-
-
-def refuted(code: Code, expression: Expression, columns: tuple[Column, ...]) -> str:
-    """Code that is true exactly when `expression` (of a CHECK) is false for the row `new`; NULL is not false."""
-    match expression:
-        case Operation(name="and" | "or" as word, operands=parts):
-            return (" or " if word == "and" else " and ").join(f"({refuted(code, part, columns)})" for part in parts)
-        case Operation(name="is null", operands=(ColumnRef(column=number),)):
-            return f"new[{number}] is not None"
-        case Operation(name="not", operands=(Operation(name="is null", operands=(ColumnRef(column=number),)),)):
-            return f"new[{number}] is None"
-        case Operation(name="in", operands=(ColumnRef(column=number), *values)) if columns[number].type.kind not in ("REAL", "DOUBLE"):
-            listed = ", ".join([code.compared(value, columns[number]) for value in values])
-            return f"new[{number}] is not None and new[{number}] not in ({listed},)"
-    found = comparison_of(expression)
-    if found is None or isinstance(found[2], Parameter):
-        raise Unsupported
-    number, operator, other = found
-    sql_type = columns[number].type
-    if not sql_type.sql_ordered or sql_type.kind in ("REAL", "DOUBLE"):  # NaN has SQL's own order
-        raise Unsupported
-    return f"new[{number}] is not None and not new[{number}] {COMPARISONS[operator]} {code.compared(other, columns[number])}"
 
 
 def flattened(conjuncts: Sequence[Expression]) -> tuple[Expression, ...]:

@@ -1,6 +1,7 @@
 """Which rows of each table cannot matter: conditions of WHERE and ON, given to the tables they speak of, only where that is sound.
 
-Called by `queries`, `inserts` and `changes` once a query block's names are known. The rules (T a base table of the block, P a condition on T alone):
+Called by `queries`, `inserts` and `changes` once a query block's names are known. The rules (T a base table of the block,
+P a condition on T alone):
 
     WHERE P               thins out T, if no outer join can fill T with NULLs, or P is never true of a row of NULLs
     a JOIN b ON P         as WHERE, seen from this join

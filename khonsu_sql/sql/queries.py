@@ -84,7 +84,9 @@ def _select(binding: Binding, node: Any, outer: Scope | None, ctes: Ctes) -> lis
     for item in (*node.expressions, where):
         walk(binding, item, scope, strict=True)
     for part in _LENIENT:
-        walk(binding, node.args.get(part), scope)
+        clause = node.args.get(part)
+        for item in clause if isinstance(clause, list) else [clause]:
+            walk(binding, item, scope)
     push_down(binding, scope, where.this if where is not None else None)
     binding.scopes[id(node)] = scope
     return output_names(node, scope)

@@ -80,16 +80,18 @@ def _comment_end(sql: str, position: int) -> int:
     return -1
 
 
-def without_dollar_quotes(sql: str) -> tuple[str, str]:
-    """`sql` with `$tag$…$tag$` written as `'…'` of the same length at the same place, and the character that stands in it for `'`."""
+def without_dollar_quotes(sql: str) -> tuple[str, str, dict[int, Piece]]:
+    """`sql` with `$tag$…$tag$` written as `'…'` of the same length at the same place, the character that stands in it for `'`, and
+    the quotes by where their `'` begins."""
     quotes = [piece for piece in pieces(sql) if piece.kind == "dollar" and piece.closed] if sql.count("$") > 1 else []
     if not quotes:
-        return sql, ""
+        return sql, "", {}
     mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in sql)
-    parts, position = [], 0
+    parts, position, places = [], 0, {}
     for piece in quotes:
         width = sql.index("$", piece.start + 1) + 1 - piece.start
         body = sql[piece.start + width : piece.stop - width].replace("'", mark)
         parts += [sql[position : piece.start], " " * (width - 1), "'", body, "'", " " * (width - 1)]
         position = piece.stop
-    return "".join(parts) + sql[position:], mark
+        places[piece.start + width - 1] = piece
+    return "".join(parts) + sql[position:], mark, places

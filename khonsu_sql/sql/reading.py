@@ -16,6 +16,7 @@ from sqlglot.tokens import Token
 from khonsu_sql.errors import Error, UndefinedFunction
 from khonsu_sql.sql.dialect import READ, READ_DUCKDB, duckdb_only, parse_tokens, plain_text
 from khonsu_sql.sql.lex import numbered, shifted, shown, syntax_error, tokenize
+from khonsu_sql.sql.native import hide
 from khonsu_sql.sql.normal import misread_alias, normalise_tree
 from khonsu_sql.sql.plan import ParameterSpec
 
@@ -64,7 +65,8 @@ def _read(dialect: Any, tokens: list[Token], sql: str, lead: str) -> Reading | E
     """The statement as `dialect` reads it, or why it cannot. Raises what holds in every dialect."""
     tokens, spec = numbered(tokens, sql)
     try:
-        tree = parse_tokens(dialect, [*dialect.tokenize(lead), *tokens] if lead else tokens, sql)
+        hidden = hide(tokens)
+        tree = parse_tokens(dialect, [*dialect.tokenize(lead), *hidden] if lead else hidden, sql)
     except ParseError as error:
         return _syntax_error(error, tokens, sql)
     except (SqlglotError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:

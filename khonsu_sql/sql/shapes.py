@@ -1,4 +1,6 @@
-"""Simple statements in the words of `shape`, for the point path's compiler. Called by `statements`, `inserts` and `changes`, once all names are bound.
+"""Simple statements in the words of `shape`, for the point path's compiler.
+
+Called by `statements`, `inserts` and `changes`, once all names are bound.
 
 A SELECT has a shape when it is one block over base tables joined by INNER or LEFT joins, without DISTINCT, grouping, windows, CTEs
 or subqueries. Nothing is decided here about what the point path can do.

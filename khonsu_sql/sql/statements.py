@@ -16,7 +16,7 @@ from khonsu_sql.errors import Error, GroupingError, StatementTooComplex, Undefin
 from khonsu_sql.sql.changes import bind_delete, bind_update
 from khonsu_sql.sql.dialect import write
 from khonsu_sql.sql.from_items import replace_table
-from khonsu_sql.sql.functions import check_functions
+from khonsu_sql.sql.functions import check_functions, is_aggregate
 from khonsu_sql.sql.inserts import bind_insert
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
@@ -214,7 +214,7 @@ def _check_row_expression(item: Any, sql: str) -> None:
     waiting = [item]
     while waiting:
         found = waiting.pop()
-        if isinstance(found, exp.AggFunc | exp.Window):
+        if is_aggregate(found) or isinstance(found, exp.Window):
             what = "window" if isinstance(found, exp.Window) else "aggregate"
             raise GroupingError(f"{what} functions are not allowed in RETURNING", position=position_of(found), sql=sql)
         if not isinstance(found, exp.Query):

@@ -13,8 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import khonsu_sql
 import pytest
+
+import khonsu_sql
 from khonsu_engine.limits import TINY
 
 WRITERS = Path(__file__).with_name("writers.py")

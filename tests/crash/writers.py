@@ -19,7 +19,8 @@ ACCOUNTS = 20
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS accounts (id INTEGER PRIMARY KEY, balance BIGINT NOT NULL CHECK (balance >= 0))",
-    "CREATE TABLE IF NOT EXISTS ledger (run INTEGER, thread INTEGER, number INTEGER, amount BIGINT, tag VARCHAR UNIQUE, PRIMARY KEY (run, thread, number))",
+    "CREATE TABLE IF NOT EXISTS ledger (run INTEGER, thread INTEGER, number INTEGER, amount BIGINT, tag VARCHAR UNIQUE,"
+    " PRIMARY KEY (run, thread, number))",
     "CREATE TABLE IF NOT EXISTS journal (run INTEGER, thread INTEGER, number INTEGER, amount BIGINT)",
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import re
-import re
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any

@@ -161,7 +161,7 @@ class Stage:
     connections: dict[str, khonsu_sql.Connection] = field(default_factory=dict)
     cursors: dict[str, khonsu_sql.Cursor] = field(default_factory=dict)
 
-    VERBS = ("session", "commit", "rollback", "close", "reopen", "fetch")
+    VERBS = ("session", "commit", "rollback", "close", "checkpoint", "reopen", "fetch")
 
     def play(self, story: Story) -> list[list[str]]:
         """What each step answered, in order."""
@@ -209,6 +209,10 @@ class Stage:
 
     def do_close(self, step: Step) -> list[str]:
         self.connections.pop(step.session).close()
+        return ["ok"]
+
+    def do_checkpoint(self, step: Step) -> list[str]:
+        self.connection(step.session or "the end").checkpoint()
         return ["ok"]
 
     def do_reopen(self, step: Step) -> list[str]:

@@ -46,9 +46,13 @@ def test_story(path: Path, number: int, level: str, place: str, tmp_path: Path, 
 
 
 def check_reopened(stage: Stage, story: Story, place: str) -> None:
-    """What everybody can see now is what the next open finds."""
+    """What everybody can see now is what the next open finds: from the log, and then from segments."""
     if place == "directory":
         before = stage.contents(story)
+        stage.close()
+        assert stage.contents(story) == before
+        stage.connection("the end").checkpoint()
+        assert stage.contents(story) == before
         stage.close()
         assert stage.contents(story) == before
 

@@ -54,7 +54,7 @@ def duck() -> duckdb.DuckDBPyConnection:
 
 
 @cache
-def _shared() -> duckdb.DuckDBPyConnection:
+def _instance() -> duckdb.DuckDBPyConnection:
     return duck()
 
 
@@ -71,15 +71,14 @@ def arrow_of(table: Table, rows: Sequence[tuple[Any, ...]], projection: Sequence
 
 def answer(query: Query, rows: Rows, values: Sequence[Any] = (), *, everything: bool = False) -> list[tuple[Any, ...]]:
     """What DuckDB says. `everything`: serve all rows of each source."""
-    connection = _shared()
+    connection = _instance().cursor()
     for source in query.sources:
         served = rows[source.read.table.name] if everything else kept(source, rows, values)
         connection.register(source.name, arrow_of(source.read.table, served, source.projection))
     try:
         return connection.execute(query.sql, [values[index] for index in query.parameters]).fetchall()
     finally:
-        for source in query.sources:
-            connection.unregister(source.name)
+        connection.close()
 
 
 def values_of(statement: Statement, parameters: Any) -> list[Any]:

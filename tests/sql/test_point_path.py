@@ -20,7 +20,8 @@ import khonsu_sql
 from khonsu_sql.sql import execute as executor
 
 CREATE = """CREATE TABLE t (
-    a BIGINT, b VARCHAR, n INTEGER CHECK (n >= -5 AND n <> 4 OR n IN (4, 5)), x DOUBLE, s VARCHAR NOT NULL, d DECIMAL(9,2), day DATE, ok BOOLEAN, small SMALLINT,
+    a BIGINT, b VARCHAR, n INTEGER CHECK (n >= -5 AND n <> 4 OR n IN (4, 5)), x DOUBLE,
+    s VARCHAR NOT NULL, d DECIMAL(9,2), day DATE, ok BOOLEAN, small SMALLINT,
     PRIMARY KEY (a, b))"""
 SIMPLE = "CREATE TABLE k (id BIGINT PRIMARY KEY, v INTEGER CHECK (v < 1000), label VARCHAR UNIQUE, w DOUBLE DEFAULT 1.5)"
 LOOSE = "CREATE TABLE loose (n INTEGER, s VARCHAR)"

@@ -23,7 +23,8 @@ from khonsu_sql.sql.plan import Query
 from tests.sql.bound import answer, arrow_of, bound, catalog_of, duck, values_of
 
 WIDE = catalog_of(
-    "CREATE TABLE w (k INTEGER PRIMARY KEY, g BIGINT, t SMALLINT, s VARCHAR, d DATE, ts TIMESTAMP, x DOUBLE, r REAL, m DECIMAL(6,2), b BOOLEAN,"
+    "CREATE TABLE w (k INTEGER PRIMARY KEY, g BIGINT, t SMALLINT, s VARCHAR, d DATE, ts TIMESTAMP, x DOUBLE, r REAL,"
+    " m DECIMAL(6,2), b BOOLEAN,"
     " u UBIGINT, o BLOB, i TIME)"
 )
 TABLE = WIDE.tables[("main", "w")]
@@ -71,7 +72,11 @@ def literal(value: Any) -> str:
     return str(value)
 
 
-rows = st.lists(st.tuples(*[st.sampled_from([*VALUES[name], None]) if name != "k" else st.sampled_from(VALUES["k"]) for name in NAMES]), max_size=12)
+CAST_TYPES = ["BIGINT", "VARCHAR", "DOUBLE", "DATE", "TIMESTAMP", "DECIMAL(9,3)", "REAL"]
+
+rows = st.lists(
+    st.tuples(*[st.sampled_from([*VALUES[name], None]) if name != "k" else st.sampled_from(VALUES["k"]) for name in NAMES]), max_size=12
+)
 
 
 class Condition:
@@ -94,12 +99,14 @@ def operand(draw: st.DrawFn, name: str, *, foreign: bool) -> Condition:
         given = draw(st.booleans())
         exact = given or not isinstance(value, float) or math.isfinite(value)
         return Condition("?", (value,), exact) if given else Condition(literal(value), exact=exact)
-    other = draw(st.sampled_from([value, *[found for values in VALUES.values() for found in values], "1.5", "2000-01-01", "1", 1.0, 2.5, "x"]))
+    other = draw(
+        st.sampled_from([value, *[found for values in VALUES.values() for found in values], "1.5", "2000-01-01", "1", 1.0, 2.5, "x"])
+    )
     form = draw(st.sampled_from(["?", "literal", "cast", "text"]))
     if form == "?":
         return Condition("?", (other,), False)
     if form == "cast":
-        return Condition(f"CAST(? AS {draw(st.sampled_from(['BIGINT', 'VARCHAR', 'DOUBLE', 'DATE', 'TIMESTAMP', 'DECIMAL(9,3)', 'REAL']))})", (other,), False)
+        return Condition(f"CAST(? AS {draw(st.sampled_from(CAST_TYPES))})", (other,), False)
     return Condition(literal(str(other)) if form == "text" else literal(other), exact=False)
 
 
@@ -112,9 +119,13 @@ def leaf(draw: st.DrawFn) -> Condition:
     if form == "null":
         return Condition(f"{column} IS {draw(st.sampled_from(['', 'NOT ']))}NULL")
     if form == "truth":
-        return Condition(draw(st.sampled_from(["b", "b IS TRUE", "b IS NOT TRUE", "b IS FALSE", "b IS NOT FALSE", "b = TRUE", "b <> FALSE"])))
+        return Condition(
+            draw(st.sampled_from(["b", "b IS TRUE", "b IS NOT TRUE", "b IS FALSE", "b IS NOT FALSE", "b = TRUE", "b <> FALSE"]))
+        )
     if form == "like":
-        return Condition(draw(st.sampled_from(["s LIKE 'a%'", "k = g", "k + 1 > 2", "coalesce(k, 0) = 0", "length(s) > 1", "k % 2 = 0"])), exact=False)
+        return Condition(
+            draw(st.sampled_from(["s LIKE 'a%'", "k = g", "k + 1 > 2", "coalesce(k, 0) = 0", "length(s) > 1", "k % 2 = 0"])), exact=False
+        )
     one = draw(operand(name, foreign=foreign))
     if form == "distinct":
         return Condition(f"{column} IS {draw(st.sampled_from(['', 'NOT ']))}DISTINCT FROM {one.sql}", one.parameters, False)
@@ -246,7 +257,9 @@ def joins(draw: st.DrawFn) -> str:
             kind = ""
         reached = reached if kind in ("SEMI JOIN", "ANTI JOIN", "") else [*reached, third]
     where = draw(conjunction(reached, 0))
-    listed = ", ".join(f"{table}.{column}" for table in reached for column in draw(st.lists(st.sampled_from(COLUMNS[table]), min_size=1, max_size=2)))
+    listed = ", ".join(
+        f"{table}.{column}" for table in reached for column in draw(st.lists(st.sampled_from(COLUMNS[table]), min_size=1, max_size=2))
+    )
     shown = draw(st.sampled_from(["*", listed, "count(*)"]))
     return f"SELECT {shown} FROM {from_clause}" + (f" WHERE {where}" if where else "")
 

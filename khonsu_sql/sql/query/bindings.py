@@ -11,7 +11,8 @@ DuckDB asks a slot for columns by number; the filters it offers are never accept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import duckdb
@@ -58,19 +59,30 @@ class _Source(ArrowScanSource):
         self.error = None
 
     def __arrow_c_schema__(self) -> object:
-        return self.obj.schema.__arrow_c_schema__()
+        with self._kept():
+            return self.obj.schema.__arrow_c_schema__()
 
     def rows(self) -> int:
         """Exact; DuckDB orders joins by it."""
-        count: int = self.obj.num_rows
-        return count
+        with self._kept():
+            count: int = self.obj.num_rows
+            return count
+
+    def accepts(self, predicate: object) -> bool:
+        return False
 
     def stream(self, columns: Sequence[int] | None, filters: Sequence[object]) -> tuple[object, bool]:
-        """One scan, on a thread of DuckDB's. What is raised here would reach the caller as text only: it is kept."""
-        try:
+        """One scan, on whichever thread DuckDB likes."""
+        with self._kept():
             if columns is None:
                 return self.obj.__arrow_c_stream__(), False
             return self.obj.select(list(columns)).__arrow_c_stream__(), True
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """What is raised here, a signal's KeyboardInterrupt included, would reach the caller of the query as text only."""
+        try:
+            yield
         except BaseException as error:
             self.error = error
             raise

@@ -45,6 +45,8 @@ def translated(cursor: PooledCursor, relations: Sequence[Served]) -> Iterator[No
         cause = cursor.cause()
         if isinstance(cause, EngineError | Error):
             raise translate(cause) from cause
+        if isinstance(cause, BaseException) and not isinstance(cause, Exception):
+            raise cause from None
         raise translate_duckdb(raised, relations) from (cause or error)
 
 
