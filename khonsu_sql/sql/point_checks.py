@@ -1,7 +1,7 @@
 """CHECK constraints on the point path: code that notices a row that violates one.
 
-Called by `point` for INSERT and UPDATE. A check is bound like a SELECT over its table; what is made of
-simple conditions on columns and literals is compiled, anything else has no point plan. A violation is only noticed here: the general path raises it.
+Called by `point` for INSERT and UPDATE. A check is bound like a SELECT over its table; what is made of simple conditions on columns
+and literals is compiled, anything else has no point plan. A violation is only noticed here: the general path raises it.
 Invariant: a CHECK is violated when it is false; NULL is not false.
 """
 
