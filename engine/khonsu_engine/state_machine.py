@@ -36,6 +36,9 @@ from khonsu_engine.schema.types import parse_type
 
 __all__ = ["CATALOG_SCHEMA", "Installation", "Reservation", "State", "apply", "definition_of", "effects_of", "empty_state", "validate"]
 
+OUTCOMES_MAX = 4_096
+"""Connections whose last outcome is remembered; the one that wrote longest ago is forgotten first."""
+
 CATALOG_SCHEMA = Table(
     id=CATALOG_TABLE,
     schema="khonsu",
@@ -197,8 +200,12 @@ class Installation:
         self._publish(state)
 
     def _publish(self, state: State) -> None:
-        record = self._record
-        state.outcomes[record.transaction_id[8:]] = Outcome(record.transaction_id, record.timestamp, record.index)
+        record, outcomes = self._record, state.outcomes
+        name = record.transaction_id[8:]
+        outcomes.pop(name, None)  # the latest stand last
+        outcomes[name] = Outcome(record.transaction_id, record.timestamp, record.index)
+        if len(outcomes) > OUTCOMES_MAX:
+            del outcomes[next(iter(outcomes))]
         state.index = record.index
         state.published = record.timestamp
 

@@ -336,3 +336,15 @@ def test_a_key_deleted_and_written_again_in_bulk_is_there(database: Database, ac
     assert balance(later, accounts, 5) == 555
     with pytest.raises(UniqueViolation):
         later.put_bulk(accounts, iter((batch,)))
+
+
+def test_outcomes_are_bounded(database: Database, accounts: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last outcome of each connection, of as many connections as there is room for, the latest."""
+    monkeypatch.setattr("khonsu_engine.state_machine.OUTCOMES_MAX", 3)
+    ids = []
+    for number in range(5):
+        transaction = database.begin(name=bytes([number]) * 8)
+        update(transaction, accounts, 1, number)
+        finish(transaction)
+        ids.append(transaction.id)
+    assert [database.outcome(known) is not None for known in ids] == [False, False, True, True, True]
