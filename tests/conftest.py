@@ -16,6 +16,8 @@ import pytest
 
 from khonsu_engine import limits
 
+DEEP_SECONDS = 1_200
+
 PROFILE = os.environ.get("KHONSU_TEST_PROFILE", "default")
 
 if PROFILE == "tiny":
@@ -36,3 +38,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header() -> str:
     return f"khonsu profile: {PROFILE}, point path {os.environ.get('KHONSU_POINT_PATH', 'on')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A deep test has more time than setup.cfg gives the others, unless it says how much it needs."""
+    for item in items:
+        if item.get_closest_marker("deep") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(DEEP_SECONDS))
