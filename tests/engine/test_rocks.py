@@ -401,7 +401,7 @@ def test_other_threads_run_while_a_sync_runs(store: RocksStore) -> None:
         moved += counter[0] > before
     done.set()
     spinner.join()
-    assert moved > 150
+    assert moved > 40
 
 
 def test_memtables_that_fill_too_fast_are_waited_for(tmp_path: Path) -> None:
