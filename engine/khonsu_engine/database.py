@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from khonsu_engine.bulk import BulkWriter
@@ -130,9 +131,12 @@ class Database:
         self._released.append(token)
 
     def _drain_released(self) -> None:
-        """Under the snapshot latch."""
-        while self._released:
-            self._snapshots.release(self._released.popleft())
+        """Under the snapshot latch. A token leaves the queue after its release, which may be repeated: an interrupt loses none."""
+        released = self._released
+        while released:
+            with suppress(TypeError):  # interrupted in the making: dead before it was registered, it has no hash
+                self._snapshots.release(released[0])
+            released.popleft()
 
     def _readers(self) -> Readers:
         with self._snapshot_latch:

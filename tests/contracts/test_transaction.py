@@ -5,6 +5,7 @@ Run over a database in memory and one on RocksDB. The names in brackets are Herm
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,24 @@ def test_outcomes_are_bounded(database: Database, accounts: Table, monkeypatch: 
         finish(transaction)
         ids.append(transaction.id)
     assert [database.outcome(known) is not None for known in ids] == [False, False, True, True, True]
+
+
+def test_a_transaction_that_died_in_the_making_holds_nothing(database: Database, accounts: Table) -> None:
+    """Interrupted before its snapshot was registered, its token is released all the same, and that of nobody else is lost."""
+    kept = database.begin()
+
+    class Interrupted(BaseException):
+        pass
+
+    def register(token: object, timestamp: int) -> None:
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(database._snapshots), "register", lambda self, token, timestamp: register(token, timestamp))
+        with pytest.raises(Interrupted):
+            database.begin()
+    gc.collect()
+    database.begin().rollback()
+    assert database.metrics["snapshots"] == 1
+    kept.rollback()
+    assert database.horizon() == database.state.durable and database.metrics["snapshots"] == 0

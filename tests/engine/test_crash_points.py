@@ -306,6 +306,7 @@ def goes_on(found: CrashingStore, reached: int, what: str) -> None:
 def test_crash_after_crash(seed: int) -> None:
     """The script, interrupted by a crash every few calls, each start going on where the one before was found."""
     dice = random.Random(seed)
+    total = 0
     for _ in range(40):
         disk, done, crashes = CrashingStore(), 0, 0
         while done < len(SCRIPT):
@@ -323,7 +324,8 @@ def test_crash_after_crash(seed: int) -> None:
             disk = probe.killed()
             with suppress(EngineError):
                 database.close()
-        assert crashes >= 3
+        total += crashes
+    assert total >= 100, f"vacuous: {total} crashes in 40 runs"
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------
