@@ -10,7 +10,7 @@ STAMP   = $(VENV)/.installed
 # What the two other profiles (point path off; tiny bounds) run again.
 PROFILED = tests/contracts tests/driver tests/engine tests/scripts tests/sql
 
-.PHONY: demo test test-deep test-timing soak bench lint clean help
+.PHONY: demo test test-deep soak bench lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -31,15 +31,12 @@ demo: $(STAMP)
 	$(VENV)/bin/python -m benchmarks.demo
 
 test: $(STAMP)
-	$(PYTEST) -n 2 -m "not deep and not timing" tests $(ARGS)
-
-test-timing: $(STAMP)
-	$(PYTEST) -m "timing and not deep" tests $(ARGS)
+	$(PYTEST) -n 2 -m "not deep" tests $(ARGS)
 
 test-deep: $(STAMP)
-	$(PYTEST) -n 2 -m "deep and not timing" tests $(ARGS)
-	KHONSU_POINT_PATH=off $(PYTEST) -n 2 -m "not deep and not timing" $(PROFILED) $(ARGS)
-	KHONSU_TEST_PROFILE=tiny $(PYTEST) -n 2 -m "not deep and not timing" $(PROFILED) $(ARGS)
+	$(PYTEST) -n 2 -m "deep" tests $(ARGS)
+	KHONSU_POINT_PATH=off $(PYTEST) -n 2 -m "not deep" $(PROFILED) $(ARGS)
+	KHONSU_TEST_PROFILE=tiny $(PYTEST) -n 2 -m "not deep" $(PROFILED) $(ARGS)
 
 soak: $(STAMP)
 	KHONSU_KILLS=1000 KHONSU_SEED=$$(date +%s) $(PYTEST) -m deep tests $(ARGS)

@@ -9,6 +9,7 @@ the horizon share the snapshot latch, which is never held while the commit latch
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
 from khonsu_engine.committer import Committer, Synchronous
-from khonsu_engine.errors import CannotConnect, EngineClosed, StoreFailed
+from khonsu_engine.errors import CannotConnect, EngineClosed, EngineError, StoreFailed
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
@@ -53,6 +54,7 @@ class Database:
         self._released: deque[Token] = deque()
         self.unused_files: deque[str] = deque()
         self.closed = False
+        self._process = os.getpid()
         self._snapshots = Snapshots()
         self._snapshot_latch = threading.Lock()
         self._counter_latch = threading.Lock()
@@ -68,6 +70,7 @@ class Database:
         self.maintenance = Maintenance(self, recovered)
         self.committer.on_due = self.maintenance.wake
         self.committer.start()
+        _open.add(self)
 
     @classmethod
     def open(
@@ -242,3 +245,15 @@ class Database:
             self.committer.close()
         finally:
             self.store.close()
+
+
+_open: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """At exit: a thread inside the store would abort the process. A forked child leaves its parent's databases alone."""
+    for database in list(_open):
+        if database._process == os.getpid():
+            with suppress(EngineError):
+                database.close()
