@@ -43,6 +43,8 @@ _OPERANDS = {
 _NOT_AFTER_COMMA = {*_CLOSING, TokenType.COMMA, TokenType.SEMICOLON, TokenType.FROM, TokenType.WHERE}
 _NOT_BEFORE_COMMA = {*_OPENING, None, TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.SET, TokenType.VALUES}
 """sqlglot reads over a comma that separates nothing."""
+# sqlglot reads a subquery without parentheses here, and recurses in compiled code that overflows the stack: there were no bound.
+_NO_QUERY_FOLLOWS = (TokenType.FROM, TokenType.JOIN, TokenType.INTO, TokenType.LATERAL, TokenType.USING, TokenType.COMMA)
 _VALUE_ENDS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER}
 _UNFINISHED = {"text": "quoted text", "identifier": "quoted identifier", "comment": "comment", "dollar": "dollar-quoted text"}
 
@@ -133,6 +135,8 @@ def _check_brackets(tokens: list[Token], sql: str) -> None:
             depth = max(0, depth - 1)
         if (before is TokenType.COMMA and kind in _NOT_AFTER_COMMA) or (kind is TokenType.COMMA and before in _NOT_BEFORE_COMMA):
             raise syntax_error(f'syntax error at or near "{token.text}"', sql, token.start)
+        if kind is TokenType.SELECT and before in _NO_QUERY_FOLLOWS:
+            raise syntax_error(f'syntax error at or near "{shown(token.text)}"', sql, token.start, hint="A subquery stands in parentheses.")
         run = 0 if kind in _OPERANDS else run + 1
         if depth > NESTING_MAX or run > PREFIX_RUN_MAX or subscripts > SUBSCRIPTS_MAX:
             raise StatementTooComplex(

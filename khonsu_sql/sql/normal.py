@@ -52,6 +52,11 @@ def _anonymous(node: Any, sql: str) -> None:
         node.set("this", reveal(node.this))
 
 
+def _placeholder(node: Any, sql: str) -> Any:
+    """DuckDB's reading of the `$n` that `lex` made."""
+    return exp.Parameter(this=exp.Literal.number(node.name)) if node.name.isdecimal() else None
+
+
 def _identifier(node: Any, sql: str) -> None:
     """DuckDB's reserved words are names only in quotes."""
     node.set("this", reveal(node.name))
@@ -122,6 +127,7 @@ _CORRECTIONS: dict[type, Any] = {
     exp.Column: _column,
     exp.Identifier: _identifier,
     exp.Ordered: _ordered,
+    exp.Placeholder: _placeholder,
     exp.JSONExtract: _json_arrow,
     exp.JSONExtractScalar: _json_arrow,
     exp.Lambda: _lambda,

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from khonsu_sql.errors import Error, FeatureNotSupported
+from khonsu_sql.errors import Error, FeatureNotSupported, SyntaxError_
 from khonsu_sql.sql.control import refuse
 from khonsu_sql.sql.words import Words
 
@@ -96,7 +96,7 @@ _CLAUSES: dict[type, Any] = {
     exp.Command: "this statement",
     exp.Merge: "MERGE",
     exp.SessionParameter: "a session variable",
-    exp.Placeholder: "a parameter of this style",
+    exp.HistoricalData: "AS OF (AT)",
 }
 
 _DML = (exp.Insert, exp.Update, exp.Delete)
@@ -112,6 +112,10 @@ def refuse_clauses(tree: Any, sql: str) -> None:
             raise _refused(node, sql, f"{type(node).__name__.upper()} inside another statement")
         if isinstance(node, exp.Table) and node.args.get("only"):
             raise _refused(node, sql, "FROM ONLY")
+        if isinstance(node, exp.LimitOptions) and node.args.get("with_ties"):
+            raise _refused(node, sql, "FETCH … WITH TIES")
+        if isinstance(node, exp.Placeholder):
+            raise SyntaxError_("syntax error: a parameter is ?, $1, :name or $name", sql=sql)
 
 
 def _refused(node: Any, sql: str, what: str) -> Error:
