@@ -17,7 +17,7 @@ from khonsu_engine.committer import StaleTable
 from khonsu_engine.errors import EngineError
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.plan import PointRead, PointWrite
-from khonsu_sql.sql.point_code import Fallback
+from khonsu_sql.sql.point_code import FALLBACK, Fallback
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -56,10 +56,6 @@ class FastLane:
         if statement is None or session.status is not IDLE or not core.settings.point_path:
             return None
         plan = statement.plan
-        if parameters is None:
-            parameters = ()
-        elif parameters.__class__ is not tuple and parameters.__class__ is not list:
-            return None
         if not core.autocommit:
             if not isinstance(plan, PointRead | PointWrite):
                 return None
@@ -68,6 +64,8 @@ class FastLane:
             if plan.alone is None or catalog.timestamp > state.durable:
                 return None
             try:
+                if parameters.__class__ is not tuple or plan.names is not None:
+                    parameters = _values(plan.names, parameters)
                 rows = plan.alone(state, parameters)
             except _RETREAT:
                 return None
@@ -84,7 +82,7 @@ class FastLane:
         session = core.transaction
         assert plan.alone is not None
         try:
-            changed, ticket = plan.alone(self._database, session.name, parameters)
+            changed, ticket = plan.alone(self._database, session.name, _values(plan.names, parameters))
         except _RETREAT:
             return None
         except BaseException:
@@ -101,19 +99,15 @@ class FastLane:
         if statement is None or core.transaction.status is not ACTIVE or not core.settings.point_path:
             return None
         plan = statement.plan
-        if parameters is None:
-            parameters = ()
-        elif parameters.__class__ is not tuple and parameters.__class__ is not list:
-            return None
         try:
             if isinstance(plan, PointRead):
-                rows = plan.run(engine, parameters)
+                rows = plan.run(engine, _values(plan.names, parameters))
                 if engine.seen > self._state.durable:
                     self._database.wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
             if not isinstance(plan, PointWrite) or engine.read_only or plan.columns is not None:
                 return None
-            count, _ = plan.run(engine, parameters)
+            count, _ = plan.run(engine, _values(plan.names, parameters))
             return Result(None, count, plan.operation.name)
         except _RETREAT:
             return None
@@ -121,6 +115,19 @@ class FastLane:
             core.transaction.rollback()
             core.transaction.status = TransactionStatus.FAILED
             raise
+
+
+def _values(names: tuple[str, ...] | None, parameters: Any) -> Any:
+    """The parameters as a sequence. Raises Fallback for whatever the general path must look at. `names`: of the named style."""
+    kind = parameters.__class__
+    if names is not None:
+        if kind is dict and parameters.keys() == set(names):
+            return [parameters[name] for name in names]
+    elif kind is tuple or kind is list:
+        return parameters
+    elif parameters is None:
+        return ()
+    raise FALLBACK
 
 
 def wait_out(ticket: Ticket) -> None:

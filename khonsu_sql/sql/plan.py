@@ -136,7 +136,7 @@ class PointRead(msgspec.Struct, frozen=True):
 
     `run(transaction, parameters)` -> list of row tuples. `alone(state, parameters)`: the same on the last durable state, without a
     transaction; None: there is no such function. Both may raise `point_code.Fallback` or InvalidValue: then the fallback runs.
-    `columns`: the `session.ColumnInfo`s of the result.
+    `columns`: the `session.ColumnInfo`s of the result. `names`: of the parameters in order, when they are named.
     """
 
     run: Callable[..., Any]
@@ -144,6 +144,7 @@ class PointRead(msgspec.Struct, frozen=True):
     columns: tuple[Any, ...]
     description: str
     fallback: Query
+    names: tuple[str, ...] | None = None
 
 
 class PointWrite(msgspec.Struct, frozen=True):
@@ -151,6 +152,7 @@ class PointWrite(msgspec.Struct, frozen=True):
 
     `run(transaction, parameters)` -> (row count, the RETURNING row or None). `alone(database, connection name, parameters)` ->
     (did the row change, ticket or None): the statement as a transaction of its own. `columns`: of RETURNING, else None.
+    `names` as above.
     """
 
     run: Callable[..., Any]
@@ -159,6 +161,7 @@ class PointWrite(msgspec.Struct, frozen=True):
     columns: tuple[Any, ...] | None
     description: str
     fallback: WriteFromQuery
+    names: tuple[str, ...] | None = None
 
 
 class Explain(msgspec.Struct, frozen=True):

@@ -34,18 +34,22 @@ def compiled(statement: Statement) -> Statement:
     if isinstance(plan, Explain):
         explained = compiled(msgspec.structs.replace(statement, plan=plan.plan))
         return msgspec.structs.replace(statement, plan=Explain(explained.plan))
-    if shape is None or len(shape.sources) != 1 or statement.parameters.style == "named":
+    if shape is None or len(shape.sources) != 1:
         return statement
+    spec = statement.parameters
+    names = spec.names if spec.style == "named" else None
     shape = msgspec.structs.replace(shape, where=flattened(shape.where))
     try:
         match plan:
             case Query() if shape.kind == "select":
-                return msgspec.structs.replace(statement, plan=_read(shape, plan, statement.parameters.count))
+                point: PointRead | PointWrite = _read(shape, plan, spec.count)
             case WriteFromQuery():
-                return msgspec.structs.replace(statement, plan=_write(shape, plan, statement.parameters.count))
+                point = _write(shape, plan, spec.count)
+            case _:
+                return statement
     except Unsupported:
-        pass
-    return statement
+        return statement
+    return msgspec.structs.replace(statement, plan=msgspec.structs.replace(point, names=names))
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------------
@@ -146,18 +150,16 @@ def _found(table: Table, key: _Key, mask: int) -> list[str]:
     ]
 
 
-def _columns_of(conjuncts: Sequence[Expression]) -> int:
-    """The columns of simple conditions, as a bit mask."""
+def _columns_of(expressions: Sequence[Expression]) -> int:
+    """The columns of simple expressions, as a bit mask."""
     mask = 0
-    for conjunct in conjuncts:
-        for operand in getattr(conjunct, "operands", ()):
-            mask |= 1 << operand.column if isinstance(operand, ColumnRef) else _columns_of((operand,))
+    for expression in expressions:
+        mask |= 1 << expression.column if isinstance(expression, ColumnRef) else _columns_of(getattr(expression, "operands", ()))
     return mask
 
 
 def _described(table: Table, key: _Key) -> str:
-    how = "primary key" if key.index is None else f"unique constraint {key.index.name}"
-    return f"{table.name} by {how}"
+    return f"{table.name} by " + ("primary key" if key.index is None else f"unique constraint {key.index.name}")
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------------
@@ -228,11 +230,9 @@ class _Lines:
         return lines
 
     def alone(self, table: Table) -> list[str]:
-        if self.mask is None:
-            absent = ["if row is not None: raise FALLBACK"]
-            number = [f"rowid = database.reserve_row_ids({table.id}, 1)"] if table.has_row_id else []
-        else:
-            absent, number = [], []
+        inserts = self.mask is None
+        absent = ["if row is not None: raise FALLBACK"] if inserts else []
+        number = [f"rowid = database.reserve_row_ids({table.id}, 1)"] if inserts and table.has_row_id else []
         change = [*absent, *(line.replace("SKIP", "return row") for line in self.change), f"new = {self.new}", *self.checks, "return new"]
         return [
             *self.before,

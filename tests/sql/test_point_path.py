@@ -116,7 +116,7 @@ def taken() -> Iterator[Taken]:
     patch.undo()
 
 
-def outcome(connection: khonsu_sql.Connection, sql: str, parameters: tuple[Any, ...]) -> Any:
+def outcome(connection: khonsu_sql.Connection, sql: str, parameters: Any) -> Any:
     """What a statement did: rows and row count, or the kind of its error."""
     try:
         cursor = connection.execute(sql, parameters)
@@ -185,3 +185,25 @@ def test_every_comparison_at_its_boundary(sign: str) -> None:
         for sql in templates + ranges:
             for value in (2, 3, 4, None):
                 assert outcome(quick, sql, (value,)) == outcome(general, sql, (value,)), (sql, value)
+
+
+def test_named_parameters_take_the_point_path(taken: Taken) -> None:
+    """By name in any order; names that are missing, too many, or not given at all are the general path's to refuse."""
+    statements = (
+        ("SELECT v FROM k WHERE id = :key AND v < :high", {"high": 9, "key": 3}),
+        ("UPDATE k SET v = v + $step WHERE id = $key", {"step": 2, "key": 3}),
+        ("INSERT INTO k (id, label) VALUES (:key, :label)", {"label": "new", "key": 77}),
+    )
+    unusual: list[Any] = [{"key": 3}, {"key": 3, "high": 9, "step": 2, "label": "x"}, (3, 9), None, {1: 2}]
+    with opened("on") as quick, opened("off") as general:
+        for sql, parameters in statements:
+            assert outcome(quick, sql, parameters) == outcome(general, sql, parameters)
+        before = taken.general
+        for key in (1, 2, 3):
+            parameters = {"high": 9, "key": key}
+            assert outcome(quick, statements[0][0], parameters) == outcome(general, statements[0][0], parameters)
+        assert taken.general == before
+        for sql, _ in statements:
+            for wrong in unusual:
+                assert outcome(quick, sql, wrong) == outcome(general, sql, wrong), (sql, wrong)
+        assert contents(quick) == contents(general)
