@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import threading
 import time
@@ -309,6 +310,47 @@ def test_ctrl_c(evaluator: Evaluator, by: str) -> None:
             getattr(evaluator, by)(query_of(ENDLESS), [], {})
         assert time.monotonic() - started < 20
         assert evaluator.run(NUMBERS, [2], {}).rows == [(0,), (1,)]
+
+
+def test_ctrl_c_at_random_moments_of_small_queries(evaluator: Evaluator) -> None:
+    """Also while DuckDB asks a slot something in Python, where the exception of the handler becomes text of another error."""
+    query = query_of("SELECT id FROM k1 WHERE id > $1 ORDER BY id", source_of(table_of(id="BIGINT")), parameters=1)
+    relation = {"k1": pa.table({"id": range(5)})}
+    chance = random.Random(5)
+    armed, over, fired, told = threading.Event(), False, False, 0
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal fired
+        fired = True
+        raise KeyboardInterrupt
+
+    def press() -> None:
+        while True:
+            armed.wait()
+            armed.clear()
+            if over:
+                return
+            threading.Event().wait(chance.random() * 0.002)
+            press_ctrl_c()
+
+    before = signal.signal(signal.SIGINT, handler)
+    thread = threading.Thread(target=press)
+    thread.start()
+    for _ in range(200):
+        fired = False
+        try:
+            armed.set()
+            while not fired:
+                assert evaluator.run(query, [2], relation).rows == [(3,), (4,)]
+                evaluator.batches(query, [2], relation).close()
+        except KeyboardInterrupt:
+            told += 1
+    signal.signal(signal.SIGINT, before)
+    over = True
+    armed.set()
+    thread.join()
+    assert told > 150, "a few strike in finalisers, whose exceptions go no further"
+    assert evaluator.run(query, [2], relation).rows == [(3,), (4,)]
 
 
 def test_ctrl_c_while_a_stream_is_read(evaluator: Evaluator) -> None:

@@ -3,9 +3,9 @@
 Made by `instance`, used by `execution` and by streams; one user at a time. A cursor is its own DuckDB connection, transaction and
 name space; it can do nothing else while a result streams from it.
 
-Ctrl-C: in the narrow instance DuckDB runs a statement in the thread that called it and looks for signals in between; it swallows the
-exception of the handler and raises "Query interrupted". In the wide one the main thread may sleep in DuckDB without ever looking, and
-neither of them looks while a stream is read: then the main thread has it done aside.
+Ctrl-C: in the narrow instance DuckDB runs a statement in the thread that called it and looks for signals in between
+(`streams.translated` has what becomes of them). In the wide one the main thread may sleep in DuckDB without ever looking, and neither
+of them looks while a stream is read: then the main thread has it done aside.
 """
 
 from __future__ import annotations
@@ -49,17 +49,10 @@ class PooledCursor:
             self._bound.append(slot)
 
     def run(self, work: Callable[[], T], aside: bool = False) -> T:
-        """`work`, which blocks in DuckDB, so that a signal ends it. `aside`: nothing in it looks for signals.
-
-        Raises KeyboardInterrupt, or what else a signal handler raised."""
+        """`work`, which blocks in DuckDB, so that a signal ends it. `aside`: nothing in it looks for signals."""
         if (aside or not self.instance.single) and threading.current_thread() is threading.main_thread():
             return self.instance.aside.call(work, self.interrupt)
-        try:
-            return work()
-        except RuntimeError as error:
-            if str(error) == "Query interrupted":
-                raise KeyboardInterrupt from error
-            raise
+        return work()
 
     def interrupt(self) -> None:
         """Make the running statement raise InterruptException. Without one, nothing happens."""

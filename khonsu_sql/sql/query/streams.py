@@ -7,6 +7,7 @@ next query.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,23 +31,32 @@ __all__ = ["Batches", "Stream", "translated"]
 
 BATCH_ROWS = 16_384
 
+_CTRL_C = re.compile(r"registered as '[^']*' failed: KeyboardInterrupt")
+
 
 @contextmanager
 def translated(cursor: PooledCursor, relations: Sequence[Served]) -> Iterator[None]:
-    """What DuckDB and Arrow raise within becomes ours. An instance that says it is broken is used no more."""
+    """What DuckDB and Arrow raise within becomes ours. An instance that says it is broken is used no more.
+
+    A signal handler that ran in DuckDB's care has raised something that is gone (nearly always Ctrl-C's KeyboardInterrupt): DuckDB says
+    "Query interrupted", or, when it ran while a slot was asked something in Python, tells of it in the text of another error."""
     try:
         yield
     except MemoryError as error:
         raise OutOfMemory("out of memory") from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raised = error if isinstance(error, duckdb.Error) else from_text(error)
         if isinstance(raised, duckdb.FatalException | duckdb.InternalException):
             cursor.instance.broken = True
+        if _CTRL_C.search(str(raised)):
+            raise KeyboardInterrupt from error
         cause = cursor.cause()
         if isinstance(cause, EngineError | Error):
             raise translate(cause) from cause
-        if isinstance(cause, BaseException) and not isinstance(cause, Exception):
-            raise cause from None
         raise translate_duckdb(raised, relations) from (cause or error)
 
 
