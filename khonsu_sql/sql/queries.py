@@ -19,7 +19,7 @@ from khonsu_sql.sql.pushdown import push_down
 from khonsu_sql.sql.relations import Binding, Ctes, Relation, Scope, columns_by_name
 from khonsu_sql.sql.resolve import mark_all, position_of, resolve_column
 
-__all__ = ["bind_query", "bind_with", "check_complete", "output_names", "walk"]
+__all__ = ["bind_query", "bind_with", "check_complete", "item_names", "output_names", "walk"]
 
 
 def bind_query(binding: Binding, node: Any, outer: Scope | None, ctes: Ctes) -> list[str]:
@@ -97,16 +97,17 @@ _LENIENT = ("distinct", "group", "having", "qualify", "windows", "order", "limit
 
 def output_names(node: Any, scope: Scope) -> list[str]:
     """The names of a select list, stars spelled out where they can be."""
-    names: list[str] = []
-    for item in node.expressions:
-        if isinstance(item, exp.Star):
-            names += _star(item, scope.relations, scope)
-        elif isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
-            alias = item.table.casefold()
-            names += _star(item.this, [relation for relation in scope.relations if relation.alias == alias], None)
-        else:
-            names.append(name_of(item))
-    return names
+    return [name for item in node.expressions for name in item_names(item, scope)]
+
+
+def item_names(item: Any, scope: Scope) -> list[str]:
+    """The names of one select item."""
+    if isinstance(item, exp.Star):
+        return _star(item, scope.relations, scope)
+    if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+        alias = item.table.casefold()
+        return _star(item.this, [relation for relation in scope.relations if relation.alias == alias], None)
+    return [name_of(item)]
 
 
 def _star(star: Any, relations: list[Relation], scope: Scope | None) -> list[str]:

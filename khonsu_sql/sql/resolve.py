@@ -115,9 +115,14 @@ def _of_relation(binding: Binding, column: Any, names: list[Any], found: tuple[R
         _mark(relation, ordinal)
         if owner is scope and len(names) == 2:
             binding.hits[id(column)] = [(relation, ordinal)]
-    elif not relation.open and not _field(names[0].name.casefold(), scope) and not lenient:
+    elif not (relation.open or lenient or _expression_name(names[1].name, relation) or _field(names[0].name.casefold(), scope)):
         shown = f"{names[0].name}.{names[1].name}"
         _undefined(binding, names[1], shown, relation.names)
+
+
+def _expression_name(name: str, relation: Relation) -> bool:
+    """May `"sum(x)"` be what DuckDB calls a column without a name?"""
+    return UNNAMED in relation.names and not name.isidentifier()
 
 
 def _field(name: str, scope: Scope) -> bool:
@@ -161,7 +166,7 @@ def _unqualified(binding: Binding, column: Any, scope: Scope, strict: bool, leni
             if relation.alias == name:
                 mark_all([relation])
                 known = True
-            known = known or relation.open
+            known = known or relation.open or _expression_name(column.name, relation)
         known = known or name in reached.aliases or reached.natural
     if not (known or lenient or name in binding.locals or name in _NILADIC):
         shown = [name for reached in scopes_of(scope) for relation in reached.relations for name in relation.names]

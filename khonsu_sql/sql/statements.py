@@ -21,7 +21,7 @@ from khonsu_sql.sql.inserts import bind_insert
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
 from khonsu_sql.sql.plan import CreateTable, DropTable, Explain, Plan, Query, Statement, WriteFromQuery
-from khonsu_sql.sql.queries import bind_query, check_complete, output_names, walk
+from khonsu_sql.sql.queries import bind_query, check_complete, item_names, output_names, walk
 from khonsu_sql.sql.relations import Binding, Scope
 from khonsu_sql.sql.resolve import nearest, position_of
 from khonsu_sql.sql.shape import Output
@@ -120,15 +120,16 @@ def _name_columns(tree: Any, written: tuple[str, ...] | None, names: list[str], 
     items = block.expressions
     if written is None or len(written) != len(items):
         written = tuple(item.sql(dialect="duckdb", comments=False)[:63] for item in items)
-    starred = any(_several(item) for item in items)
     found = []
     for number, (item, text) in enumerate(zip(items, written, strict=True)):
-        if name_of(item) in (UNKNOWN, UNNAMED) and not _several(item):
+        if _several(item):
+            found += item_names(item, binding.scopes[id(block)])
+        elif name_of(item) in (UNKNOWN, UNNAMED):
             _set_alias(block, number, item, text)
             found.append(text)
         else:
             found.append(_shown(item, binding))
-    return names if starred else found
+    return found
 
 
 def _set_alias(block: Any, number: int, item: Any, text: str) -> None:
