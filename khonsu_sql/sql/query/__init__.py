@@ -12,7 +12,7 @@ Called by `sql.context`, `dml`, `constraints`, `bulk` and `ingest`; the only roo
     streams      results that stream, and when their cursors are free again
     execution    one query, from relations to rows or batches
     calls        what runs at the moment, so that it can be stopped
-    aside        the thread that works while the main thread waits for signals
+    aside        Ctrl-C: the thread that works while the main thread waits for signals
     translation  DuckDB's exceptions as ours, one table
 
 The way of a query: relations become `pa.Table`s in the caller's thread (so nothing of ours runs later, and errors of the engine keep

@@ -1,23 +1,48 @@
-"""A thread in which the main thread has its work done while it waits where signals reach it.
+"""Ctrl-C and DuckDB: a thread in which the main thread has its work done while it waits where signals reach it.
 
-Called by `instance` for the wide DuckDB. The main thread may sleep inside DuckDB for as long as a query takes without ever looking for
+Called by `cursors`. The main thread may sleep inside DuckDB for as long as a query takes without ever looking for
 signals; waiting for a lock of Python's it is woken by them. Whatever the handler of the signal raises (KeyboardInterrupt, or what the
 user likes) goes on as it is, after the work was interrupted and is over. A second Ctrl-C does not cut that short.
+
+Where DuckDB does look for signals itself, it loses what their handlers raise: `listening`.
 """
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Aside"]
+import duckdb
+
+__all__ = ["Aside", "listening"]
 
 T = TypeVar("T")
 
 SIGNALS_SECONDS = 0.1
 """A signal may be delivered to another thread, which does not wake the main thread from its lock; so it wakes by itself."""
+
+
+_CTRL_C = re.compile(r"registered as '[^']*' failed: KeyboardInterrupt")
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """A signal handler that ran in DuckDB's care has raised something that is gone (nearly always Ctrl-C's KeyboardInterrupt): DuckDB
+    says "Query interrupted", or, when it ran while a slot was asked something in Python, tells of it in the text of another error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
+    except duckdb.Error as error:
+        if _CTRL_C.search(str(error)):
+            raise KeyboardInterrupt from error
+        raise
 
 
 class _Task:

@@ -4,7 +4,7 @@ Made by `instance`, used by `execution` and by streams; one user at a time. A cu
 name space; it can do nothing else while a result streams from it.
 
 Ctrl-C: in the narrow instance DuckDB runs a statement in the thread that called it and looks for signals in between
-(`streams.translated` has what becomes of them). In the wide one the main thread may sleep in DuckDB without ever looking, and neither
+(`aside.listening`). In the wide one the main thread may sleep in DuckDB without ever looking, and neither
 of them looks while a stream is read: then the main thread has it done aside.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 
+from khonsu_sql.sql.query.aside import listening
 from khonsu_sql.sql.query.bindings import NOTHING, Slot, make_slot
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class PooledCursor:
     def close(self) -> None:
         """Never to be used again. If a statement still runs (its caller was torn away by a second Ctrl-C) it ends first."""
         try:
-            self.connection.close()
+            with listening():
+                self.connection.close()
         except duckdb.ResourceInUseException:
             self.interrupt()
             self.instance.abandoned.append(self.close)

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import duckdb
 
 from khonsu_engine.storage.forks import never_free
-from khonsu_sql.sql.query.aside import Aside
+from khonsu_sql.sql.query.aside import Aside, listening
 from khonsu_sql.sql.query.cursors import PooledCursor
 from khonsu_sql.sql.query.statements import forget
 
@@ -60,9 +60,10 @@ class Instance:
         config: dict[str, Any] = {**_CONFIG, "temp_directory": str(spill)}
         if threads is not None:
             config["threads"] = threads
-        self._connection = duckdb.connect(":memory:", config=config)
-        for statement in _LOCK:
-            self._connection.execute(statement)
+        with listening():
+            self._connection = duckdb.connect(":memory:", config=config)
+            for statement in _LOCK:
+                self._connection.execute(statement)
 
     def acquire(self) -> PooledCursor:
         """A cursor that nobody else uses, until it is released or closed."""

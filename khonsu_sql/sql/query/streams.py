@@ -7,7 +7,6 @@ next query.
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from khonsu_engine.errors import EngineError
 from khonsu_engine.schema.types import SqlType
 from khonsu_sql.errors import Error, OutOfMemory, translate
 from khonsu_sql.session import ColumnInfo
+from khonsu_sql.sql.query.aside import listening
 from khonsu_sql.sql.query.bindings import Description, open_stream
 from khonsu_sql.sql.query.calls import Calls
 from khonsu_sql.sql.query.cursors import PooledCursor
@@ -31,29 +31,19 @@ __all__ = ["Batches", "Stream", "translated"]
 
 BATCH_ROWS = 16_384
 
-_CTRL_C = re.compile(r"registered as '[^']*' failed: KeyboardInterrupt")
-
 
 @contextmanager
 def translated(cursor: PooledCursor, relations: Sequence[Served]) -> Iterator[None]:
-    """What DuckDB and Arrow raise within becomes ours. An instance that says it is broken is used no more.
-
-    A signal handler that ran in DuckDB's care has raised something that is gone (nearly always Ctrl-C's KeyboardInterrupt): DuckDB says
-    "Query interrupted", or, when it ran while a slot was asked something in Python, tells of it in the text of another error."""
+    """What DuckDB and Arrow raise within becomes ours. An instance that says it is broken is used no more."""
     try:
-        yield
+        with listening():
+            yield
     except MemoryError as error:
         raise OutOfMemory("out of memory") from error
-    except RuntimeError as error:
-        if str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error
-        raise
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         raised = error if isinstance(error, duckdb.Error) else from_text(error)
         if isinstance(raised, duckdb.FatalException | duckdb.InternalException):
             cursor.instance.broken = True
-        if _CTRL_C.search(str(raised)):
-            raise KeyboardInterrupt from error
         cause = cursor.cause()
         if isinstance(cause, EngineError | Error):
             raise translate(cause) from cause
