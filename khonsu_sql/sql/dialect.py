@@ -75,6 +75,7 @@ GUARDED = frozenset(
 )
 
 _ONLY_DUCKDB = (("MAP", "{"), ("POSITIONAL", "JOIN"), ("USING", "SAMPLE"))
+_HINTS = re.compile(r"\b(map\s*\{|positional|sample|tablesample)", re.IGNORECASE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 # Its remarks on what it translates are not for our users' standard error.
@@ -87,8 +88,10 @@ def plain_text(message: str) -> str:
     return _ANSI.sub("", message)
 
 
-def duckdb_only(tokens: list[Token]) -> bool:
-    """Is there something that PostgreSQL would read, but not as what it is?"""
+def duckdb_only(tokens: list[Token], text: str) -> bool:
+    """Is there something in `text` that PostgreSQL would read, but not as what it is?"""
+    if not _HINTS.search(text):
+        return False
     words = [token.text.upper() for token in tokens]
     for number, pair in enumerate(pairwise(words)):
         if pair in _ONLY_DUCKDB and tokens[number].token_type not in (TokenType.STRING, TokenType.IDENTIFIER):

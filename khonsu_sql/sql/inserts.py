@@ -23,6 +23,12 @@ from khonsu_sql.sql.targets import Written, cast, column_position, default_of, e
 
 __all__ = ["bind_insert"]
 
+SHAPE_ROWS_MAX = 100
+"""More rows are no point statement."""
+
+CAST_OUTSIDE_ROWS_MIN = 16
+"""From so many rows on, columns of plain literals are cast once instead of in each row: a quarter of the time."""
+
 
 def bind_insert(binding: Binding, tree: Any) -> Written:
     """Bind the statement without its RETURNING. Raises as `queries` does; DuplicateColumn, SyntaxError_ for lists that do not fit."""
@@ -71,26 +77,49 @@ def _targets(binding: Binding, named: list[Any], table: Table) -> list[int]:
 
 
 def _insert_values(binding: Binding, source: Any, targets: list[int], written: Written, scope: Scope, *, has_ctes: bool) -> None:
-    table, rows, shapes = written.table, [], []
-    resolve = scope_resolver(binding, scope)
-    for row in source.expressions:
-        cells = list(row.expressions) if isinstance(row, exp.Tuple) else [row]
-        _check_width(binding, row, len(cells), len(targets))
-        given: dict[int, Any] = {}
-        for position, cell in zip(targets, cells, strict=True):
-            if not is_default(cell):
+    table = written.table
+    rows = [_filled(binding, row, targets, table, scope) for row in source.expressions]
+    if not binding.occurrences and len(rows) <= SHAPE_ROWS_MAX:
+        resolve = scope_resolver(binding, scope)
+        written.shape = Shape("insert", (ShapeSource(table),), rows=tuple(tuple(translate(cell, resolve) for cell in row) for row in rows))
+    columns = [table.columns[position] for position in table.visible]
+    outside = [len(rows) >= CAST_OUTSIDE_ROWS_MIN and _of_one_kind([row[number] for row in rows]) for number in range(len(columns))]
+    for row in rows:
+        row[:] = [cell if out else cast(cell, column) for cell, column, out in zip(row, columns, outside, strict=True)]
+    written.select = exp.Values(expressions=[exp.Tuple(expressions=row) for row in rows])
+    if has_ctes or any(outside):
+        names = [exp.to_identifier(f"c{number}", quoted=True) for number in range(len(columns))]
+        written.select.set("alias", exp.TableAlias(this=exp.to_identifier("rows", quoted=True), columns=names))
+        values = [exp.Column(this=name.copy()) for name in names]
+        items = [cast(value, column) if out else value for value, column, out in zip(values, columns, outside, strict=True)]
+        written.select = exp.Select(expressions=items, from_=exp.From(this=written.select))
+
+
+def _filled(binding: Binding, row: Any, targets: list[int], table: Table, scope: Scope) -> list[Any]:
+    """The values of one row for all visible columns, defaults filled in."""
+    cells = list(row.expressions) if isinstance(row, exp.Tuple) else [row]
+    _check_width(binding, row, len(cells), len(targets))
+    given: dict[int, Any] = {}
+    for position, cell in zip(targets, cells, strict=True):
+        if not is_default(cell):
+            if not isinstance(cell, exp.Literal):
                 walk(binding, cell, scope)
-                given[position] = cell
-        filled = [given.get(position) or default_of(table.columns[position]) for position in table.visible]
-        shapes.append(tuple(translate(cell, resolve) for cell in filled))
-        rows.append(exp.Tuple(expressions=[cast(cell, table.columns[number]) for cell, number in zip(filled, table.visible, strict=True)]))
-    values = exp.Values(expressions=rows)
-    written.select = values
-    if has_ctes:
-        values.set("alias", exp.TableAlias(this=exp.to_identifier("rows", quoted=True)))
-        written.select = exp.Select(expressions=[exp.Star()], from_=exp.From(this=values))
-    if not binding.occurrences:
-        written.shape = Shape("insert", (ShapeSource(table),), rows=tuple(shapes))
+            given[position] = cell
+    return [given[position] if position in given else default_of(table.columns[position]) for position in table.visible]
+
+
+def _of_one_kind(cells: list[Any]) -> bool:
+    """All integers that fit 64 bits, or all text, or all truth values; NULLs beside: casting them together is casting each."""
+    kinds: set[str] = set()
+    for cell in cells:
+        value = cell.this if isinstance(cell, exp.Neg) else cell
+        if isinstance(value, exp.Literal) and not value.is_string:
+            kinds.add("integer" if value.name.isdecimal() and len(value.name) <= 18 else "number")
+        elif isinstance(cell, exp.Literal | exp.Boolean):
+            kinds.add("text" if isinstance(cell, exp.Literal) else "boolean")
+        elif not isinstance(cell, exp.Null):
+            return False
+    return len(kinds) <= 1 and "number" not in kinds
 
 
 def _check_width(binding: Binding, node: Any, given: int, wanted: int) -> None:

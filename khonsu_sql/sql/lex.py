@@ -45,6 +45,9 @@ _NOT_BEFORE_COMMA = {*_OPENING, None, TokenType.SELECT, TokenType.FROM, TokenTyp
 """sqlglot reads over a comma that separates nothing."""
 # sqlglot reads a subquery without parentheses here, and recurses in compiled code that overflows the stack: there were no bound.
 _NO_QUERY_FOLLOWS = (TokenType.FROM, TokenType.JOIN, TokenType.INTO, TokenType.LATERAL, TokenType.USING, TokenType.COMMA)
+_PARAMETERS = {TokenType.PLACEHOLDER, TokenType.PARAMETER, TokenType.COLON}
+_BRACKETS = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
+_NO_PARAMETERS = ParameterSpec()
 _VALUE_ENDS = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE, TokenType.STRING, TokenType.NUMBER, TokenType.IDENTIFIER}
 _UNFINISHED = {"text": "quoted text", "identifier": "quoted identifier", "comment": "comment", "dollar": "dollar-quoted text"}
 
@@ -170,17 +173,22 @@ def shifted(tokens: list[Token], offset: int) -> list[Token]:
 
 def numbered(tokens: list[Token], sql: str) -> tuple[list[Token], ParameterSpec]:
     """One statement's tokens with its parameters as `$n`, and what it expects. Raises ParameterMismatch for two styles in one."""
+    kinds = {token.token_type for token in tokens}
+    if not kinds & _PARAMETERS:
+        return tokens, _NO_PARAMETERS
+    brackets = _innermost(tokens) if TokenType.COLON in kinds else None
     result: list[Token] = []
     seen: dict[str, int] = {}
     style, count, skip = "none", 0, False
-    brackets: list[TokenType] = []
     for number, token in enumerate(tokens):
-        _track(brackets, token.token_type)
+        found = None
         if skip:
             skip = False
             continue
-        following = tokens[number + 1] if number + 1 < len(tokens) else None
-        found = _parameter(token, following, result[-1] if result else None, brackets, sql)
+        if token.token_type in _PARAMETERS:
+            following = tokens[number + 1] if number + 1 < len(tokens) else None
+            in_list = brackets is not None and brackets[number]
+            found = _parameter(token, following, result[-1] if result else None, in_list, sql)
         if found is None:
             result.append(token)
             continue
@@ -190,18 +198,25 @@ def numbered(tokens: list[Token], sql: str) -> tuple[list[Token], ParameterSpec]
         style, skip = kind, kind != "qmark"
         place = _place(kind, name, seen, count)
         count = max(count, place)
-        if count > PARAMETERS_MAX:
-            raise ProgramLimitExceeded(f"a statement has at most {PARAMETERS_MAX:,} parameters", position=token.start + 1, sql=sql)
         wide = following.end - token.end if skip and following is not None else 0
         result += [_with_text(token, "$", TokenType.PARAMETER, wide=wide), _with_text(token, str(place), TokenType.NUMBER, wide=wide)]
+    if count > PARAMETERS_MAX:
+        raise ProgramLimitExceeded(f"a statement has at most {PARAMETERS_MAX} parameters, not {count}")
     return result, ParameterSpec(style, tuple(seen) if style == "named" else (), count)
 
 
-def _track(brackets: list[TokenType], kind: TokenType) -> None:
-    if kind in _OPENING and kind is not TokenType.CASE:
-        brackets.append(kind)
-    elif kind in (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE) and brackets:
-        brackets.pop()
+def _innermost(tokens: list[Token]) -> list[bool]:
+    """For each token: is the innermost bracket around it `[` or `{`?"""
+    found: list[bool] = []
+    brackets: list[bool] = [False]
+    for token in tokens:
+        kind = token.token_type
+        if kind in _BRACKETS:
+            brackets.append(kind is not TokenType.L_PAREN)
+        elif kind in (TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE) and len(brackets) > 1:
+            brackets.pop()
+        found.append(brackets[-1])
+    return found
 
 
 def _place(kind: str, name: str, seen: dict[str, int], count: int) -> int:
@@ -215,9 +230,7 @@ def _place(kind: str, name: str, seen: dict[str, int], count: int) -> int:
             return seen.setdefault(name, len(seen) + 1)
 
 
-def _parameter(
-    token: Token, following: Token | None, before: Token | None, brackets: list[TokenType], sql: str
-) -> tuple[str, str] | None:
+def _parameter(token: Token, following: Token | None, before: Token | None, in_list: bool, sql: str) -> tuple[str, str] | None:
     """(style, name) of the parameter that begins with `token`, if one does."""
     kind = token.token_type
     if kind is TokenType.PLACEHOLDER:
@@ -231,7 +244,7 @@ def _parameter(
         if not name or name[0].isdecimal():
             raise syntax_error('syntax error at or near "$"', sql, token.start, hint="Parameters are ?, $1, :name or $name.")
         return "named", name
-    if not name or name[0].isdecimal() or (brackets and brackets[-1] is not TokenType.L_PAREN and _ends_value(before)):
+    if not name or name[0].isdecimal() or (in_list and _ends_value(before)):
         return None
     return "named", name
 

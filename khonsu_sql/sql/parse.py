@@ -7,6 +7,7 @@ Invariants: raises `khonsu_sql.errors` only, with positions; a user's text goes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -28,15 +29,16 @@ __all__ = ["LIMIT_BYTES", "Parsed", "parse"]
 LIMIT_BYTES = 1 << 20
 
 
-class Parsed(msgspec.Struct, frozen=True):
+class Parsed(msgspec.Struct):
     """One statement.
 
     sql         the whole text it came from (for carets)
     plan        the plan of transaction control and settings, which need no catalog; else None
-    tree        sqlglot's tree, or the CreateTable or DropTable of DDL; `bind` copies it
+    tree        sqlglot's tree, or the CreateTable or DropTable of DDL
     parameters  what it expects
     items       its select list (or RETURNING list) as written, for the names of columns
     explain     EXPLAIN stood before it
+    again       reads the tree once more: `bind` changes the one it takes
     """
 
     sql: str
@@ -45,11 +47,20 @@ class Parsed(msgspec.Struct, frozen=True):
     parameters: ParameterSpec = ParameterSpec()
     items: tuple[str, ...] | None = None
     explain: bool = False
+    again: Callable[[], Any] | None = None
+    taken: bool = False
 
     @property
     def writes(self) -> bool:
         """Does it begin by writing (so that its snapshot is the newest one)?"""
         return not self.explain and isinstance(self.tree, exp.Insert | exp.Update | exp.Delete | CreateTable | DropTable)
+
+    def take(self) -> Any:
+        """A tree that the caller may change: the one that was read, and when that is gone another (a copy would cost as much)."""
+        if self.taken and self.again is not None:
+            return self.again()
+        self.taken = True
+        return self.tree
 
 
 def parse(sql: str, limit_bytes: int = LIMIT_BYTES) -> tuple[Parsed, ...]:
@@ -67,7 +78,7 @@ def parse(sql: str, limit_bytes: int = LIMIT_BYTES) -> tuple[Parsed, ...]:
 
 
 def _statement(tokens: list[Token], stop: int, sql: str) -> Parsed:
-    words = Words(tokens, sql)
+    words = Words(tokens if _is_small(tokens[0]) else tokens[:_LEADING], sql)
     plan = control_plan(words)
     if plan is not None:
         return Parsed(sql, plan)
@@ -84,7 +95,15 @@ def _statement(tokens: list[Token], stop: int, sql: str) -> Parsed:
     refuse_clauses(reading.tree, sql)
     returning = isinstance(reading.tree, exp.Insert | exp.Update | exp.Delete)
     items = written_items(reading.tokens, sql, "RETURNING" if returning else "SELECT")
-    return Parsed(sql, None, reading.tree, reading.parameters, items, explain)
+    return Parsed(sql, None, reading.tree, reading.parameters, items, explain, lambda: read_tree(tokens, stop, sql).tree)
+
+
+_LEADING = 8
+
+
+def _is_small(token: Token) -> bool:
+    """Is this no statement that may be long, so that all its words are ours to read?"""
+    return token.text.upper() not in ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "VALUES", "FROM", "(", "EXPLAIN")
 
 
 def _check_explain(words: Words) -> None:

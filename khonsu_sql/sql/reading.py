@@ -37,14 +37,15 @@ class Reading(msgspec.Struct, frozen=True):
 def read_tree(tokens: list[Token], stop: int, sql: str, lead: str = "") -> Reading:
     """The tree of `tokens`, whose text ends at the 0-based character `stop`; `lead` stands before it. Raises SyntaxError_."""
     problem: Error | None = None
-    if not duckdb_only(tokens):
+    start = tokens[0].start
+    text = sql[start:stop]
+    if not duckdb_only(tokens, text):
         read = _read(READ, tokens, sql, lead)
         if isinstance(read, Reading):
             return read
         problem = read
-    start = tokens[0].start
     try:
-        read = _read(READ_DUCKDB, shifted(tokenize(sql[start:stop], READ_DUCKDB), start), sql, lead)
+        read = _read(READ_DUCKDB, shifted(tokenize(text, READ_DUCKDB), start), sql, lead)
     except Error as error:
         read = error
     if isinstance(read, Reading):

@@ -1,7 +1,7 @@
 """Parsed statements into plans, against one catalog. Called by `bind`; calls every other room of binding.
 
-Invariants: the parsed tree is copied, not changed; DuckDB's text is written from our tree, names base tables by generated names only,
-and its parameters `$1`… without gaps; what was bound against is in `Statement.tables`.
+Invariants: the tree it takes from `Parsed` is its own to change; DuckDB's text is written from our tree, names base tables by
+generated names only, and its parameters `$1`… without gaps; what was bound against is in `Statement.tables`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _bind(parsed: Parsed, catalog: Catalog) -> Statement:
         case DropTable():
             _check_dropped(parsed.tree, catalog)
             return Statement(parsed.tree, parsed.parameters)
-    tree = parsed.tree.copy()
+    tree = parsed.take()
     check_functions(tree, parsed.sql)
     binding = new_binding(tree, catalog, parsed.sql)
     if isinstance(tree, exp.Insert | exp.Update | exp.Delete):

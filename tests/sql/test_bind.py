@@ -121,8 +121,10 @@ def test_what_a_statement_depends_on() -> None:
 
 def test_a_parsed_statement_can_be_bound_again() -> None:
     (parsed,) = parse("SELECT owner FROM accounts WHERE id = ?")
-    assert bind(parsed, CATALOG) == bind(parsed, CATALOG)
-    assert "k1" not in parsed.tree.sql()
+    first = bind(parsed, CATALOG)
+    other = catalog_of("CREATE TABLE accounts (owner INTEGER, id INTEGER)")
+    assert bind(parsed, CATALOG) == first == bind(parsed, CATALOG)
+    assert bind(parsed, other).tables == (other.tables["main", "accounts"],)
 
 
 # --- predicates
@@ -536,3 +538,14 @@ def test_shapes_of_aggregates_joins_and_writes() -> None:
 )
 def test_statements_without_a_shape(sql: str) -> None:
     assert shape(sql) is None or shape(sql).sources == ()  # type: ignore[union-attr]
+
+
+def test_many_rows_are_cast_as_each_of_them_would_be() -> None:
+    """Beyond a few rows a column of plain literals is cast as a whole."""
+    cells = ["(1, 'x', 1)", "(-2, NULL, 2.5)", "('3', 'y', NULL)", "(NULL, 'z', DEFAULT)", "(5, DEFAULT, '4')"]
+    for kinds in (cells, ["(1, '2', TRUE)", "(NULL, NULL, FALSE)", "(-7, 'x', NULL)"]):
+        few = bound(f"INSERT INTO loose VALUES {', '.join(kinds)}", CATALOG).plan
+        many = bound(f"INSERT INTO loose VALUES {', '.join(kinds * 10)}", CATALOG).plan
+        assert isinstance(few, WriteFromQuery) and isinstance(many, WriteFromQuery)
+        assert answer(many.query, ROWS) == answer(few.query, ROWS) * 10
+    assert many.query.sql.count("CAST") == 3
