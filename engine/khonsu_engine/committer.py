@@ -128,9 +128,7 @@ class Committer:
             self.on_due()
         return result
 
-    def _sequence(
-        self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int
-    ) -> Outcome | CommitTicket | Refusal:
+    def _sequence(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int) -> Outcome | CommitTicket | Refusal:
         self._refuse_if_failed()  # a conflict would be tried again
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):

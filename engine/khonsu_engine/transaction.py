@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalTransaction"]
 
-_NO_WRITES: Mapping[Key, Write] = {}
+_NO_WRITES: dict[Key, Write] = {}
 
 
 class LocalTransaction:
@@ -208,9 +208,7 @@ class LocalTransaction:
             self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)
         own = self._writes.get(table)
-        return base.scan(
-            self.read_timestamp, columns, range, predicate, own=dict(own) if own else None, own_segments=own_segments
-        )
+        return base.scan(self.read_timestamp, columns, range, predicate, own=dict(own) if own else None, own_segments=own_segments)
 
     def rows(
         self, table: TableId, range: KeyRange, predicate: Predicate, *, columns: int = ALL_COLUMNS, reverse: bool = False
@@ -251,16 +249,15 @@ class LocalTransaction:
         """Buffer one write; writes of one key add up to their net effect.
 
         Raises UniqueViolation when an INSERT meets a visible row of its key."""
-        by_key = self._writes.get(table)
-        if by_key is None:
-            by_key = self._writes[table] = {}
-        key = write.key
+        by_key, key = self._writes.get(table, _NO_WRITES), write.key
         earlier = by_key.get(key)
         if earlier is not None:
             self._merge(by_key, table, earlier, write)
             return
         if write.operation == Operation.INSERT and self._visible_elsewhere(table, key):
             raise self.duplicate(table, key)
+        if by_key is _NO_WRITES:  # only now: a table that refused a row was not written
+            by_key = self._writes[table] = {}
         by_key[key] = write
 
     def _merge(self, by_key: dict[Key, Write], table: TableId, earlier: Write, write: Write) -> None:
@@ -384,6 +381,7 @@ class LocalTransaction:
         self._require_open()
         if not self.wrote:
             return self._finish_without_writes()
+        assert not self.read_only, "reads were not recorded: writes cannot be validated"
         command = self._freeze()
         effects = effects_of(command)
         self._unsure, self.open = True, False  # from here on it has ended, whatever interrupts

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from khonsu_engine.commands import Outcome
@@ -470,7 +471,7 @@ def finish_change(database: Database, table: Table, key: int) -> None:
 @pytest.mark.parametrize("synchronous", ["normal", "off"])
 def test_below_full_durable_means_published_and_a_crash_keeps_a_prefix(synchronous: str) -> None:
     store = CrashingStore()
-    database = Database(store, limits=NEVER_BY_ITSELF, synchronous=synchronous)
+    database = Database(store, limits=msgspec.structs.replace(NEVER_BY_ITSELF, sync_delay_seconds=3_600), synchronous=synchronous)
     table = create(database)
     for key in range(30):
         writer = database.begin()

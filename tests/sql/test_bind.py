@@ -63,12 +63,15 @@ def failure(sql: str, catalog: Catalog = CATALOG) -> errors.Error:
         ("SELECT OWNER FROM ACCOUNTS ORDER BY Balance", {"k1": "accounts(owner, balance)"}),
         ("SELECT id AS note FROM accounts ORDER BY note", {"k1": "accounts(id, note)"}),
         ("SELECT id AS nothere FROM accounts ORDER BY nothere", {"k1": "accounts(id)"}),
-        ("SELECT s.f FROM \"Odd Name\"", {"k1": "Odd Name(s)"}),
-        ("SELECT o.s.f FROM \"Odd Name\" o", {"k1": "Odd Name(s)"}),
+        ('SELECT s.f FROM "Odd Name"', {"k1": "Odd Name(s)"}),
+        ('SELECT o.s.f FROM "Odd Name" o', {"k1": "Odd Name(s)"}),
         ('SELECT "SELECT", "A""B" FROM "odd name"', {"k1": 'Odd Name(select, a"b)'}),
         ("SELECT x.owner FROM accounts x JOIN accounts y ON x.id = y.balance", {"k1": "accounts(id, owner)", "k2": "accounts(balance)"}),
         ("SELECT owner FROM accounts JOIN moves ON account_id = id", {"k1": "accounts(id, owner)", "k2": "moves(account_id)"}),
-        ("SELECT 1 FROM accounts WHERE EXISTS (SELECT * FROM moves WHERE account_id = id)", {"k1": "accounts(id)", "k2": "moves(account_id)"}),
+        (
+            "SELECT 1 FROM accounts WHERE EXISTS (SELECT * FROM moves WHERE account_id = id)",
+            {"k1": "accounts(id)", "k2": "moves(account_id)"},
+        ),
         ("SELECT (SELECT note FROM moves LIMIT 1) FROM accounts", {"k1": "accounts(note)", "k2": "moves()"}),
         ("WITH accounts AS (SELECT 1 AS id) SELECT * FROM accounts", {}),
         ("WITH accounts AS (SELECT id FROM accounts) SELECT * FROM accounts", {"k1": "accounts(id)"}),
@@ -113,7 +116,9 @@ def test_hidden_columns_are_served_to_nobody_who_did_not_need_them() -> None:
 
 
 def test_what_a_statement_depends_on() -> None:
-    names = [table.name for table in bound("UPDATE accounts SET note = (SELECT y FROM loose) WHERE id IN (SELECT x FROM loose)", CATALOG).tables]
+    names = [
+        table.name for table in bound("UPDATE accounts SET note = (SELECT y FROM loose) WHERE id IN (SELECT x FROM loose)", CATALOG).tables
+    ]
     assert names == ["accounts", "loose"]
     assert [table.name for table in bound("INSERT INTO loose DEFAULT VALUES", CATALOG).tables] == ["loose"]
     assert bound("SELECT 1", CATALOG).tables == ()
@@ -244,7 +249,10 @@ def test_conditions_reach_the_tables_they_speak_of(sql: str, accounts: Predicate
 
 
 def test_conditions_of_other_scopes_stay_there() -> None:
-    assert by_table("SELECT 1 FROM accounts WHERE EXISTS (SELECT 1 FROM moves WHERE account_id = 5 AND id = 5)") == {"accounts": ALL, "moves": FIVE}
+    assert by_table("SELECT 1 FROM accounts WHERE EXISTS (SELECT 1 FROM moves WHERE account_id = 5 AND id = 5)") == {
+        "accounts": ALL,
+        "moves": FIVE,
+    }
     assert by_table("SELECT * FROM (SELECT * FROM moves) AS m WHERE m.account_id = 5") == {"moves": ALL}
     assert by_table("SELECT id AS account_id FROM accounts GROUP BY id HAVING id = 5") == {"accounts": ALL}
     assert by_table("SELECT id FROM accounts QUALIFY id = 5") == {"accounts": ALL}
@@ -336,7 +344,10 @@ def test_what_is_no_error_of_ours(sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "names"),
     [
-        ("SELECT ID, owner AS o, balance + 1, count( * ), 'x', $1 FROM accounts GROUP BY ALL", ("id", "o", "balance + 1", "count( * )", "'x'", "$1")),
+        (
+            "SELECT ID, owner AS o, balance + 1, count( * ), 'x', $1 FROM accounts GROUP BY ALL",
+            ("id", "o", "balance + 1", "count( * )", "'x'", "$1"),
+        ),
         ("SELECT * FROM accounts", ("id", "owner", "balance", "note")),
         ("SELECT *, x AS n FROM loose, (SELECT 1 AS one) AS o", ("x", "y", "z", "one", "n")),
         ("SELECT x FROM loose UNION SELECT id + 1 FROM accounts", ("x",)),
@@ -406,7 +417,9 @@ def test_an_insert_of_unknown_width_is_measured_by_duckdb() -> None:
 
 
 def test_returning_sees_the_affected_rows_and_other_tables() -> None:
-    plan = bound("UPDATE accounts a SET note = 'x' WHERE id = 1 RETURNING a.owner || '!' AS who, (SELECT max(x) FROM loose), *", CATALOG).plan
+    plan = bound(
+        "UPDATE accounts a SET note = 'x' WHERE id = 1 RETURNING a.owner || '!' AS who, (SELECT max(x) FROM loose), *", CATALOG
+    ).plan
     assert isinstance(plan, WriteFromQuery) and plan.returning is not None
     assert (plan.operation, plan.assigned, plan.returning.columns) == (
         Operation.UPDATE,
@@ -486,7 +499,9 @@ def test_tables_that_are_not_made(sql: str, state: str, offset: int | None) -> N
 
 
 def test_drop_table() -> None:
-    assert bound("DROP TABLE IF EXISTS nothere, main.ACCOUNTS CASCADE", CATALOG).plan == DropTable((("main", "nothere"), ("main", "ACCOUNTS")), True)
+    assert bound("DROP TABLE IF EXISTS nothere, main.ACCOUNTS CASCADE", CATALOG).plan == DropTable(
+        (("main", "nothere"), ("main", "ACCOUNTS")), True
+    )
 
 
 # --- shapes

@@ -70,7 +70,7 @@ def test_statements_are_split_where_they_end(sql: str, count: int) -> None:
         ("SELECT * FROM t POSITIONAL JOIN u", "SELECT * FROM t POSITIONAL JOIN u"),
         ("SELECT * FROM t USING SAMPLE 10", "SELECT * FROM t USING SAMPLE RESERVOIR (10 ROWS)"),
         ("SELECT lambda FROM t", 'SELECT "lambda" FROM t'),
-        ("SELECT 1 AS \"order\", 2 AS summarize", 'SELECT 1 AS "order", 2 AS "summarize"'),
+        ('SELECT 1 AS "order", 2 AS summarize', 'SELECT 1 AS "order", 2 AS "summarize"'),
         ("SELECT /* gone */ 1 -- gone", "SELECT 1"),
         ("SELECT list_transform(xs, lambda x: x + 1)", "SELECT LIST_TRANSFORM(xs, LAMBDA x : x + 1)"),
         ("SELECT xor(1, 3), date_diff('day', a, b), log(2, 8)", "SELECT XOR(1, 3), DATE_DIFF('day', a, b), LOG(2, 8)"),
@@ -206,7 +206,9 @@ def test_what_writes_is_known_before_it_is_bound() -> None:
     CREATE TABLE t (a VARCHAR COLLATE x); CREATE TABLE t (a INT UNIQUE DEFERRABLE); CREATE TABLE t (a INT) WITH (x = 1)
     CREATE TABLE t (a INT) PARTITION BY HASH (a); CREATE TABLE t (LIKE u); CREATE TABLE t (a INT, UNIQUE NULLS NOT DISTINCT (a))
     CREATE TABLE t (a JSON PRIMARY KEY); CREATE TABLE t (a INT CHECK (a IN (SELECT 1))); CREATE TABLE t (a INT, b INT DEFAULT a)
-    """.strip().replace("\n", ";").split(";"),
+    """.strip()
+    .replace("\n", ";")
+    .split(";"),
 )
 def test_refused_by_name(sql: str) -> None:
     error = refusal(sql.strip())
@@ -339,7 +341,15 @@ def test_native_functions_are_duckdbs() -> None:
 
 # Those with a grammar or translation of their own.
 TRANSLATED = {"generate_series", "to_timestamp", "if", "substring", "trim", "position", "overlay", "extract", "map", "filter", "apply"}
-TRANSLATED |= {"current_catalog", "current_date", "current_localtimestamp", "current_role", "current_schema", "current_user", "session_user"}
+TRANSLATED |= {
+    "current_catalog",
+    "current_date",
+    "current_localtimestamp",
+    "current_role",
+    "current_schema",
+    "current_user",
+    "session_user",
+}
 
 
 @pytest.mark.parametrize("dialect", [READ, READ_DUCKDB], ids=["postgres", "duckdb"])

@@ -27,13 +27,22 @@ KEPT_CHARACTERS_MAX = 20_000
 
 
 class Prepared:
-    """A statement. `arrow`: its result once had columns that only Arrow carries faithfully."""
+    """A statement, and what is known of its results from earlier runs, for choosing how to fetch them; it may be wrong.
 
-    __slots__ = ("arrow", "statement")
+    arrow   they have columns that only Arrow carries faithfully
+    few     the last one was small enough to be fetched as rows; None: not known
+    """
+
+    __slots__ = ("arrow", "few", "statement")
 
     def __init__(self, statement: duckdb.Statement) -> None:
         self.statement = statement
         self.arrow = False
+        self.few: bool | None = None
+
+    def as_rows(self, small_input: bool) -> bool:
+        """Whether to fetch rows first."""
+        return not self.arrow and (self.few is not False if small_input else self.few is True)
 
 
 _kept: dict[str, Prepared] = {}
