@@ -116,8 +116,9 @@ class Committer:
         """Order `command`. A refusal: nothing happened. A ticket: published, not durable yet.
 
         Raises StoreFailed (nothing happened). After a BaseException from elsewhere (Ctrl-C) `outcome` tells how it ended."""
-        body, flags = self._encode(command, effects)
+        flags = 0
         try:
+            body, flags = self._encode(command, effects)
             result = self._sequence(command, effects, body, flags)
         except BaseException:
             self._discard_body(command, flags)

@@ -384,11 +384,11 @@ class LocalTransaction:
         assert not self.read_only, "reads were not recorded: writes cannot be validated"
         command = self._freeze()
         effects = effects_of(command)
-        self._unsure, self.open = True, False  # from here on it has ended, whatever interrupts
         try:
+            self._unsure, self.open = True, False  # from here on it has ended, whatever interrupts
             result = self._database.committer.commit(command, effects)
         except BaseException as error:
-            self._unsure = not isinstance(error, (StoreFailed, EngineClosed))
+            self._unsure, self.open = not isinstance(error, (StoreFailed, EngineClosed)), False
             self._discard()
             raise
         finally:

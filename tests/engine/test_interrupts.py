@@ -224,7 +224,7 @@ def test_a_commit_interrupted_at_every_line(kind: str, prepared: Callable[[Datab
         check_health(database, table, at, interrupt.where)
         expected = {**expected, "accounts": {**expected["accounts"], 1_000_000: at}}
         if at % 5 == 0 or through:
-            check_again(database, expected, interrupt.where, files=at % 20 == 0)
+            check_again(database, expected, interrupt.where, files=at % 10 == 0)
         else:
             database.close()
     assert min(told.values()) > 5, "interrupts on both sides of the commit"
