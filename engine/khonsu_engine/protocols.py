@@ -130,9 +130,19 @@ class Transaction(Protocol):
         ...
 
     def rows(
-        self, table: TableId, range: KeyRange, predicate: Predicate, *, columns: int = -1, reverse: bool = False
+        self, table: TableId, range: KeyRange, predicate: Predicate | None, *, columns: int = -1, reverse: bool = False
     ) -> Iterator[tuple[Key, Row]]:
-        """Visible rows within `range` in key order as tuples (a superset filter as for `scan`); for short ranges."""
+        """Visible rows within `range` in key order as tuples (a superset filter as for `scan`); for short ranges.
+
+        `predicate` None: what is read has been recorded by `record`, in another way."""
+        ...
+
+    def peek(self, table: TableId, key: Key) -> Row | None:
+        """`get` of a row whose read has been recorded in another way."""
+        ...
+
+    def record(self, table: TableId, range: KeyRange, predicate: Predicate, columns: int) -> None:
+        """Record a read of the matching rows, without reading: for rows found through an index."""
         ...
 
     def put(self, table: TableId, write: Write) -> None:

@@ -203,7 +203,7 @@ class LocalTransaction:
         constraint: bool = False,
     ) -> Scan:
         """Arrow batches of at least the matching visible rows, own writes included; the read is recorded first."""
-        self._record_predicate(table, range, predicate, read_columns, constraint)
+        self.record(table, range, predicate, read_columns, constraint=constraint)
         if self._ahead:
             self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)
@@ -211,16 +211,18 @@ class LocalTransaction:
         return base.scan(self.read_timestamp, columns, range, predicate, own=dict(own) if own else None, own_segments=own_segments)
 
     def rows(
-        self, table: TableId, range: KeyRange, predicate: Predicate, *, columns: int = ALL_COLUMNS, reverse: bool = False
+        self, table: TableId, range: KeyRange, predicate: Predicate | None, *, columns: int = ALL_COLUMNS, reverse: bool = False
     ) -> Iterator[tuple[Key, Row]]:
-        """Visible rows within `range` in key order; the read is recorded first."""
-        self._record_predicate(table, range, predicate, columns, False)
+        """Visible rows within `range` in key order; the read is recorded first, unless `predicate` is None: the caller did, by `record`."""
+        if predicate is not None:
+            self.record(table, range, predicate, columns)
         if self._ahead:
             self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)
         return base.rows(self.read_timestamp, range, reverse=reverse, own=self._writes.get(table), own_segments=own_segments)
 
-    def _record_predicate(self, table: TableId, range: KeyRange, predicate: Predicate, columns: int, constraint: bool) -> None:
+    def record(self, table: TableId, range: KeyRange, predicate: Predicate, columns: int, *, constraint: bool = False) -> None:
+        """Note what is about to be read; `constraint`: what is validated at every level."""
         if constraint:
             self._guards.append(ReadPredicate(table, range, predicate, columns, self.read_timestamp))
         elif self._recording:

@@ -4,8 +4,8 @@ Called by `point`, which puts the pieces together. Whatever is not certain to me
 either when the plan is made (`Unsupported`) or when it runs (the generated code raises `Fallback`, and the general path
 evaluates the statement, errors included). So every piece may assume operands of exactly the column's own type.
 
-What is exact: comparisons of a column with a value of its type; integer `+` and `-` on a column of the assigned column's type
-(any overflow falls back); the same for DOUBLE on finite values; NULL in, NULL out.
+What is exact: comparisons of a column with a value of its type or with a column of the same kind of values; integer `+` and `-` on
+a column of the assigned column's type (any overflow falls back); the same for DOUBLE on finite values; NULL in, NULL out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.errors import EngineError
 from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import SqlType
-from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, Parameter
+from khonsu_sql.sql.shape import Call, CastTo, ColumnRef, Constant, Expression, Merged, Operation, Parameter
 
-__all__ = ["COMPARISONS", "FALLBACK", "Code", "Fallback", "Tally", "Unsupported", "comparison_of", "flattened", "function_of", "row_text"]
+__all__ = ["FALLBACK", "Code", "Fallback", "Unsupported", "flattened", "folded", "function_of", "sources_of"]
 
 COMPARISONS = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 MIRRORED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+INVERTED = {"=": "<>", "<>": "=", "<": ">=", "<=": ">", ">": "<=", ">=": "<"}
 EXACT_INTEGER_MAX = 2**53
 
 
@@ -37,34 +38,25 @@ class Unsupported(Exception):
     """The statement has no point plan."""
 
 
-class Tally:
-    """How often a range function was right to try."""
-
-    __slots__ = ("hits", "misses")
-
-    def __init__(self) -> None:
-        self.hits = self.misses = 0
-
-    def missed(self) -> None:
-        """The range was too long."""
-        self.misses += 1
-
-    @property
-    def hopeless(self) -> bool:
-        """Most ranges were too long: better not to try."""
-        return self.misses > 3 and self.misses > self.hits
-
-
 class Code:
-    """A function under construction. `before`: its lines before the row is read, `after`: those that need `row`.
+    """A function under construction. `before`: its lines before a row is read, `after`: those that need the row.
 
-    Parameters are called `p0`, `p1`, …; `names`: the objects the lines refer to."""
+    Parameters are called `p0`, `p1`, …; `rows`: the variables that hold a row of each of `tables`; `names`: the objects the lines
+    refer to."""
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Sequence[Table], rows: Sequence[str] = ("row",)) -> None:
+        self.tables = tables
+        self.rows = rows
         self.before: list[str] = []
         self.after: list[str] = []
         self.names: dict[str, Any] = {"FALLBACK": FALLBACK}
-        self._variables = 0
+        self._variables = [0]
+
+    def about(self, rows: Sequence[str]) -> Code:
+        """The same function; conditions made by what is returned speak of other variables and have an `after` of their own."""
+        other = Code(self.tables, rows)
+        other.before, other.names, other._variables = self.before, self.names, self._variables
+        return other
 
     def name(self, stem: str, value: Any) -> str:
         """A name for `value` in the generated code."""
@@ -74,12 +66,28 @@ class Code:
 
     def variable(self) -> str:
         """A new local variable."""
-        self._variables += 1
-        return f"v{self._variables}"
+        self._variables[0] += 1
+        return f"v{self._variables[0]}"
 
     def literal(self, value: Any) -> str:
         """`value` in the text where that is exact and quick, else a name."""
         return repr(value) if value is None or value.__class__ in (int, bool) else self.name("c", value)
+
+    def reference(self, expression: Expression) -> ColumnRef | None:
+        """The column that `expression` is, if it is one; of columns that USING made one, the first."""
+        match expression:
+            case ColumnRef():
+                return expression
+            case Merged(columns=columns) if len({self.column(column).type for column in columns}) == 1:
+                return columns[0]
+        return None
+
+    def column(self, reference: ColumnRef) -> Column:
+        return self.tables[reference.source].columns[reference.column]
+
+    def cell(self, reference: ColumnRef) -> str:
+        """Code for a column's value."""
+        return f"{self.rows[reference.source]}[{reference.column}]"
 
     def null(self, text: str) -> str:
         """Code for `text IS NULL`, of what `assigned` returned."""
@@ -98,17 +106,17 @@ class Code:
                 return self._parameter(index, column.type, exact=True)
         raise Unsupported
 
-    def assigned(self, expression: Expression, column: Column, columns: tuple[Column, ...]) -> str:
+    def assigned(self, expression: Expression, column: Column) -> str:
         """Code for the new value of `column`, NULL if need be."""
         match expression:
             case Constant(value=value):
                 return self.literal(None if value is None else _converted(column.type, value, exact=False))
             case Parameter(index=index):
                 return self._parameter(index, column.type, exact=False)
-            case ColumnRef(column=number) if columns[number].type == column.type:
-                return f"row[{number}]"
+            case ColumnRef() if self.column(expression).type == column.type:
+                return self.cell(expression)
             case Operation(name="+" | "-" as operator, operands=(left, right)):
-                return self._arithmetic(operator, left, right, column.type, columns)
+                return self._arithmetic(operator, left, right, column.type)
         raise Unsupported
 
     def _parameter(self, index: int, sql_type: SqlType, *, exact: bool) -> str:
@@ -133,13 +141,13 @@ class Code:
             self.before.append(f"{value} = {convert}({parameter})")
         return value
 
-    def _arithmetic(self, operator: str, left: Expression, right: Expression, sql_type: SqlType, columns: tuple[Column, ...]) -> str:
+    def _arithmetic(self, operator: str, left: Expression, right: Expression, sql_type: SqlType) -> str:
         """`column ± value` or `value + column` where the column has the assigned column's type."""
         if isinstance(right, ColumnRef) and operator == "+":
             left, right = right, left
-        if not isinstance(left, ColumnRef) or columns[left.column].type != sql_type:
+        if not isinstance(left, ColumnRef) or self.column(left).type != sql_type:
             raise Unsupported
-        old, result = f"row[{left.column}]", self.variable()
+        old, result = self.cell(left), self.variable()
         if sql_type.is_integer and sql_type.kind != "HUGEINT":
             value = self._integer_operand(right)
             if value is None:
@@ -173,53 +181,101 @@ class Code:
                 return f"p{index}"
         raise Unsupported
 
-    # -- conditions on a row --------------------------------------------------------------------------------------
+    # -- conditions on rows ---------------------------------------------------------------------------------------
 
-    def condition(self, conjunct: Expression, columns: tuple[Column, ...]) -> str:
-        """Code that is true exactly for rows the conjunct keeps (NULL and false are both "no")."""
+    def condition(self, conjunct: Expression, truth: bool = True) -> str:
+        """Code that is true exactly where `conjunct` is `truth` (NULL is neither true nor false)."""
         match conjunct:
-            case Operation(name="is null", operands=(ColumnRef(column=number),)):
-                return f"row[{number}] is None"
-            case Operation(name="not", operands=(Operation(name="is null", operands=(ColumnRef(column=number),)),)):
-                return f"row[{number}] is not None"
+            case Operation(name="is null", operands=(operand,)) if (reference := self.reference(operand)) is not None:
+                return f"{self.cell(reference)} is {'' if truth else 'not '}None"
+            case Operation(name="not", operands=(operand,)):
+                return self.condition(operand, not truth)
             case Operation(name="and" | "or" as word, operands=parts):
-                return f" {word} ".join(f"({self.condition(part, columns)})" for part in parts)
-            case Operation(name="in", operands=(ColumnRef(column=number), *values)) if columns[number].type.kind not in ("REAL", "DOUBLE"):
-                listed = [self.compared(value, columns[number]) for value in values]
-                return f"row[{number}] is not None and row[{number}] in ({', '.join(listed)},)"
-        found = comparison_of(conjunct)
+                if not truth:
+                    word = "or" if word == "and" else "and"
+                return f" {word} ".join([f"({self.condition(part, truth)})" for part in parts])
+            case Operation(name="in", operands=(operand, *values)):
+                return self._membership(operand, values, truth)
+        return self._comparison(conjunct, truth)
+
+    def _membership(self, operand: Expression, values: Sequence[Expression], truth: bool) -> str:
+        reference = self.reference(operand)
+        if reference is None or self.column(reference).type.kind in ("REAL", "DOUBLE"):
+            raise Unsupported
+        cell = self.cell(reference)
+        listed = [self.compared(value, self.column(reference)) for value in values]
+        return f"{cell} is not None and {cell} {'' if truth else 'not '}in ({', '.join(listed)},)"
+
+    def _comparison(self, conjunct: Expression, truth: bool) -> str:
+        found = self.comparison_of(conjunct)
         if found is None:
             raise Unsupported
-        number, operator, other = found
-        column = columns[number]
-        if not column.type.sql_ordered or column.type.kind == "REAL":
+        reference, operator, other = found
+        sql_type, cell = self.column(reference).type, self.cell(reference)
+        comparison = COMPARISONS[operator if truth else INVERTED[operator]]
+        if not sql_type.sql_ordered or sql_type.kind == "REAL":
             raise Unsupported
-        value = self.compared(other, column)
-        if column.type.kind == "DOUBLE":  # NaN has SQL's own order
+        if isinstance(other, ColumnRef):
+            if not self.equatable(reference, other):
+                raise Unsupported
+            return f"{cell} is not None and {self.cell(other)} is not None and {cell} {comparison} {self.cell(other)}"
+        value = self.compared(other, self.column(reference))
+        if sql_type.kind == "DOUBLE":  # NaN has SQL's own order
             self.before.append(f"if {value} != {value}: raise FALLBACK")
-            self.after.append(f"if row[{number}] != row[{number}]: raise FALLBACK")
-        return f"row[{number}] is not None and row[{number}] {COMPARISONS[operator]} {value}"
+            self.after.append(f"if {cell} != {cell}: raise FALLBACK")
+        return f"{cell} is not None and {cell} {comparison} {value}"
+
+    def comparison_of(self, conjunct: Expression) -> tuple[ColumnRef, str, ColumnRef | Constant | Parameter] | None:
+        """(column, operator, other) of a comparison of a column with a column, parameter or literal."""
+        if not isinstance(conjunct, Operation) or conjunct.name not in COMPARISONS or len(conjunct.operands) != 2:
+            return None
+        left, right = (self.reference(operand) or operand for operand in conjunct.operands)
+        if isinstance(left, ColumnRef) and isinstance(right, ColumnRef | Parameter | Constant):
+            return left, conjunct.name, right
+        if isinstance(right, ColumnRef) and isinstance(left, Parameter | Constant):
+            return right, MIRRORED[conjunct.name], left
+        return None
+
+    def equatable(self, one: ColumnRef, other: ColumnRef) -> bool:
+        """Do the values of both columns compare in Python as in SQL, without a cast that changes them?"""
+        left, right = self.column(one).type, self.column(other).type
+        same = left == right or (left.is_integer and right.is_integer) or left.kind == right.kind == "VARCHAR"
+        return same and left.sql_ordered and left.kind not in ("REAL", "DOUBLE")
 
 
 def flattened(conjuncts: Sequence[Expression]) -> tuple[Expression, ...]:
-    """The conjuncts with those that are conjunctions themselves (BETWEEN) taken apart."""
+    """The conjuncts with those that are conjunctions themselves (BETWEEN) taken apart, and `folded`."""
     parts: list[Expression] = []
-    for conjunct in conjuncts:
+    for conjunct in map(folded, conjuncts):
         inner = conjunct.operands if isinstance(conjunct, Operation) and conjunct.name == "and" else None
         parts += [conjunct] if inner is None else flattened(inner)
     return tuple(parts)
 
 
-def comparison_of(conjunct: Expression) -> tuple[int, str, Expression] | None:
-    """(column, operator, value) of a comparison of a column of the first table with a parameter or literal."""
-    if not isinstance(conjunct, Operation) or conjunct.name not in COMPARISONS or len(conjunct.operands) != 2:
-        return None
-    left, right = conjunct.operands
-    if isinstance(left, ColumnRef) and isinstance(right, Parameter | Constant) and left.source == 0:
-        return left.column, conjunct.name, right
-    if isinstance(right, ColumnRef) and isinstance(left, Parameter | Constant) and right.source == 0:
-        return right.column, MIRRORED[conjunct.name], left
-    return None
+def folded(expression: Expression) -> Expression:
+    """`expression` with negative literals as literals (DuckDB's own are positive, with an operator)."""
+    match expression:
+        case Operation(name="neg", operands=(Constant(value=value, type=sql_type),)) if value.__class__ is int and value < 2**31:
+            return Constant(-value, sql_type)
+        case Operation(name=name, operands=operands):
+            return Operation(name, tuple(folded(operand) for operand in operands))
+    return expression
+
+
+def sources_of(expression: Expression) -> set[int]:
+    """The tables `expression` speaks of."""
+    match expression:
+        case ColumnRef(source=source):
+            return {source}
+        case Merged(columns=columns):
+            return {columns[0].source}
+        case Operation(operands=operands) | Call(operands=operands):
+            return {source for operand in operands for source in sources_of(operand)}
+        case CastTo(operand=operand):
+            return sources_of(operand)
+        case Constant() | Parameter():
+            return set()
+    raise Unsupported
 
 
 def _converted(sql_type: SqlType, value: Any, *, exact: bool) -> Any:
@@ -227,20 +283,6 @@ def _converted(sql_type: SqlType, value: Any, *, exact: bool) -> Any:
         return (sql_type.exact if exact else sql_type.canonical)(value)
     except EngineError as error:
         raise Unsupported from error
-
-
-def row_text(code: Code, table: Table, outputs: Sequence[int], row: str = "row") -> str:
-    """Code for the row as the driver hands it out."""
-    types = [table.columns[number].type for number in outputs]
-    if all(sql_type.python_identity for sql_type in types):
-        if list(outputs) == list(range(len(table.columns))):
-            return row
-        return f"({', '.join(f'{row}[{number}]' for number in outputs)},)"
-    parts = [
-        f"{row}[{number}]" if sql_type.python_identity else f"{code.name('python', sql_type.to_python)}({row}[{number}])"
-        for number, sql_type in zip(outputs, types, strict=True)
-    ]
-    return f"({', '.join(parts)},)"
 
 
 def function_of(code: Code, arguments: str, count: int, lines: Sequence[str]) -> Callable[..., Any]:
