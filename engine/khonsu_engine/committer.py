@@ -36,6 +36,7 @@ from khonsu_engine.commands import (
     TransactionId,
 )
 from khonsu_engine.errors import EngineClosed, EngineError, StoreFailed
+from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
 from khonsu_engine.mvcc.clock import next_timestamp
 from khonsu_engine.mvcc.horizon import Readers
@@ -106,6 +107,8 @@ class Committer:
         self._instant = synchronous != "full" or not store.durable
         self._pending: _Pending | None = None
         self._waiting: list[CommitTicket] = []
+        self._answered: list[CommitTicket] = []  # those whose sync is under way
+        self._syncing = threading.Lock()  # never asked for under the latch
         self._signal: SimpleQueue[None] = SimpleQueue()  # its `put` is one step, interrupted before or after, never within
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -134,6 +137,8 @@ class Committer:
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):
             return self._counted(floor)
+        if self.latch.locked():
+            stand_back(self.latch)
         with self.latch:
             self._settle_left()
             self._refuse_if_failed()
@@ -168,6 +173,8 @@ class Committer:
         commit latch, so it computes in microseconds, waits for nothing, and may raise: then nothing happened. `name`: of the
         connection. Returns whether the row changed, and a ticket for what is not durable yet: the commit, or what was read.
         Raises StaleTable when `table` is no longer the table, or the row is too large for this way."""
+        if self.latch.locked():
+            stand_back(self.latch)
         with self.latch:
             self._settle_left()
             self._refuse_if_failed()
@@ -195,7 +202,7 @@ class Committer:
         self._trim(effects)
         if self._instant:
             return None
-        ticket = CommitTicket(outcome.timestamp, outcome)
+        ticket = CommitTicket(outcome.timestamp, outcome, self._expedite)
         self._waiting.append(ticket)
         return ticket
 
@@ -204,7 +211,7 @@ class Committer:
         state = self.state
         if state.durable >= state.published:
             return None
-        ticket = CommitTicket(state.published, None)
+        ticket = CommitTicket(state.published, None, self._expedite)
         self._waiting.append(ticket)
         return ticket
 
@@ -279,7 +286,7 @@ class Committer:
         self.state.last_hash = pending.hash
         if self._instant:
             self._advance()
-        self._wake()
+            self._wake()
         self._pending = None
         self.commits += 1
         return pending.outcome
@@ -381,12 +388,11 @@ class Committer:
             self._settle_left()
             if self.state.durable >= timestamp:
                 return None
-            ticket = CommitTicket(timestamp, None)
+            ticket = CommitTicket(timestamp, None, self._expedite)
             if self.failure is not None:
                 ticket.answer(StoreFailed("the sync that would cover what was read has failed", detail=str(self.failure)))
                 return ticket
             self._waiting.append(ticket)
-        self._wake()
         return ticket
 
     def _advance(self) -> None:
@@ -414,15 +420,32 @@ class Committer:
             self._signal.get()
             if self._synchronous == "normal":
                 self._closing.wait(delay)
-            self._sync_once()
+            with self._syncing:
+                self._sync_once()
             if self._closing.is_set() and not self._waiting:
                 return
 
+    def _expedite(self, here: bool) -> None:
+        """A thread begins to wait. When it is alone (and `here`) it does the sync itself, which spares two changes of threads."""
+        if not here or len(self._waiting) > 1 or self._syncing.locked():
+            self._wake()
+            return
+        try:
+            with self._syncing:
+                self._sync_once()
+        except BaseException:
+            self._wake()
+            raise
+
     def _sync_once(self) -> None:
-        """One sync for everything appended before it."""
+        """One sync for everything appended before it. Whoever holds `_syncing` may be interrupted in it, and the next one repeats it."""
+        answered = self._answered
+        if self.latch.locked():
+            stand_back(self.latch)
         with self.latch:
             self._settle_left()
-            waiting, self._waiting = self._waiting, []
+            answered += self._waiting
+            self._waiting = []
             state = self.state
             mark = (state.index, state.last_hash, state.published)
         if self.failure is None and mark[0] > self._synced:
@@ -432,12 +455,13 @@ class Committer:
                 self.failure = error
         if self.failure is None and mark[0] > self._synced:
             self.syncs += 1
-            self._synced = mark[0]
             state.durable = mark[2]
-            state.durable_mark = mark  # last: a checkpoint takes nothing that a snapshot taken now could not see
+            state.durable_mark = mark  # after it: a checkpoint takes nothing that a snapshot taken now could not see
+            self._synced = mark[0]  # last: what was interrupted before is repeated
             self._readers = self._readers_now()
-        for ticket in waiting:
+        for ticket in answered:
             ticket.answer(self.failure)
+        answered.clear()
 
     def close(self) -> None:
         """Sync what is left, answer every ticket, stop the thread. Idempotent.

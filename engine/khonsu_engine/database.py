@@ -22,6 +22,7 @@ from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
 from khonsu_engine.committer import Committer, Synchronous
 from khonsu_engine.errors import CannotConnect, EngineClosed, EngineError, StoreFailed
+from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
@@ -114,7 +115,9 @@ class Database:
         `name`: the 8 random bytes of the connection it belongs to (drawn here when None)."""
         if self.closed:
             raise EngineClosed("the database is closed")
-        state = self.state
+        state, name = self.state, name or os.urandom(8)  # (which gives up the interpreter: not under the latch)
+        if self._snapshot_latch.locked():
+            stand_back(self._snapshot_latch)
         with self._snapshot_latch:
             self._drain_released()
             while True:
@@ -122,7 +125,7 @@ class Database:
                 timestamp = state.published if writes_first and self.committer.failure is None else state.durable
                 if tables is state.tables:
                     break
-            transaction = LocalTransaction(self, name or os.urandom(8), isolation, read_only, timestamp, tables)
+            transaction = LocalTransaction(self, name, isolation, read_only, timestamp, tables)
             # When the transaction is garbage its token is released by a call that is not Python's: Ctrl-C cannot get lost in it.
             token = weakref.ref(transaction, self._released.append)
             self._snapshots.register(token, timestamp)
@@ -142,12 +145,16 @@ class Database:
             released.popleft()
 
     def _readers(self) -> Readers:
+        if self._snapshot_latch.locked():
+            stand_back(self._snapshot_latch)
         with self._snapshot_latch:
             self._drain_released()
             return self._snapshots.readers(self.state.durable)
 
     def horizon(self) -> Timestamp:
         """The oldest timestamp anybody reads at, or will."""
+        if self._snapshot_latch.locked():
+            stand_back(self._snapshot_latch)
         with self._snapshot_latch:
             self._drain_released()
             return self._snapshots.horizon(self.state.durable)
@@ -166,12 +173,16 @@ class Database:
 
     def new_file_name(self) -> str:
         """A name no file of this directory has ever had."""
+        if self._counter_latch.locked():
+            stand_back(self._counter_latch)
         with self._counter_latch:
             self._last_file = now = max(time.time_ns(), self._last_file + 1)
         return f"segment-{now:016x}"
 
     def reserve_row_ids(self, table: TableId, count: int) -> int:
         """The first of `count` consecutive hidden row ids of `table`, never handed out before."""
+        if self._counter_latch.locked():
+            stand_back(self._counter_latch)
         with self._counter_latch:
             following, end = self._row_ids.get(table, (0, 0))
             if following + count > end:
@@ -223,6 +234,8 @@ class Database:
     def metrics(self) -> dict[str, int]:
         """Counts since the open: commits, syncs, conflicts by rule, checkpoints, log bytes since the last one, snapshots in use."""
         committer = self.committer
+        if self._snapshot_latch.locked():
+            stand_back(self._snapshot_latch)
         with self._snapshot_latch:
             self._drain_released()
         return {

@@ -98,7 +98,9 @@ class Store(Protocol):
 
 
 class Ticket(Protocol):
-    """Something that must be waited for. `wait` blocks until it is answered, raises what went wrong, or returns False at the timeout."""
+    """Something that must be waited for. `wait` blocks until it is answered, raises what went wrong, or returns False at the timeout.
+
+    What nobody has begun to wait for need not be worked on."""
 
     def wait(self, timeout_seconds: float | None = None) -> bool: ...
 

@@ -61,9 +61,10 @@ def accounts(database: Database) -> Table:
 
 
 def begun(transaction: LocalTransaction) -> CommitTicket:
-    """Commit without waiting."""
+    """Commit without waiting; the sync is asked for."""
     result = transaction.commit()
     assert isinstance(result, CommitTicket), "told at once"
+    assert result.wait(0.0) is False or result.outcome is not None
     return result
 
 

@@ -432,7 +432,7 @@ class Rivals:
 
     def _work(self, database: Database, table: Table, thread: int) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(50e-6):  # gives up the interpreter: the main thread is the one to be interrupted
                 writer = database.begin(Isolation.SERIALIZABLE, writes_first=True)
                 update(writer, table, -1 - thread, self.committed[thread] + 1)
                 row = writer.get(table.id, 0)
