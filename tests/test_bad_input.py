@@ -80,6 +80,8 @@ def test_hundreds_of_terms_are_not_deep(connection: khonsu_sql.Connection) -> No
         ("SELECT /* unfinished", {"42601"}),
         ("SELECT $$unfinished", {"42601"}),
         ("SELECT 1 FROM", {"42601"}),
+        ("SELECT 1 IN", {"42601"}),
+        ("SELECT 1 NOT IN FROM t", {"42601"}),
         ("🜨", {"42601"}),
     ],
 )

@@ -1,8 +1,8 @@
 """Sequencing in place and the sync thread: how a commit gets its place in the log, and when it may be told.
 
 Called by transactions (`commit`, `reserve`, `durable_ticket`) and the database (`start`, `close`, `swap`). The committing
-thread itself sequences under the commit latch: validate, stamp, one `put`, install, publish. One thread syncs for all that
-queued meanwhile, advances *durable* and answers the tickets.
+thread itself sequences under the commit latch: validate, stamp, one `put`, install, publish. One thread at a time syncs for all
+that queued meanwhile, advances *durable* and answers the tickets: the sync thread, or the only one that waits.
 
 Invariants: append → publish → sync → acknowledge; nothing under the latch waits, calls DuckDB or opens a file. From the
 stamp on a commit is `_pending`; its finish may be interrupted (Ctrl-C) and repeated by this thread or the next holder of the

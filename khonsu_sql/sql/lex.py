@@ -40,9 +40,10 @@ _OPERANDS = {
     TokenType.VAR, TokenType.NUMBER, TokenType.STRING, TokenType.IDENTIFIER, TokenType.PLACEHOLDER, TokenType.PARAMETER,
     TokenType.COMMA, TokenType.SEMICOLON, TokenType.STAR, TokenType.NULL, TokenType.DOT, *_OPENING, *_CLOSING,
 }  # fmt: skip
+_MORE_FOLLOWS = (TokenType.COMMA, TokenType.IN)
 _NOT_AFTER_COMMA = {*_CLOSING, TokenType.COMMA, TokenType.SEMICOLON, TokenType.FROM, TokenType.WHERE}
 _NOT_BEFORE_COMMA = {*_OPENING, None, TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.SET, TokenType.VALUES}
-"""sqlglot reads over a comma that separates nothing."""
+"""sqlglot reads over a comma that separates nothing, and over IN without a list."""
 # sqlglot reads a subquery without parentheses here, and recurses in compiled code that overflows the stack: there were no bound.
 _NO_QUERY_FOLLOWS = (TokenType.FROM, TokenType.JOIN, TokenType.INTO, TokenType.LATERAL, TokenType.USING, TokenType.COMMA)
 _PARAMETERS = {TokenType.PLACEHOLDER, TokenType.PARAMETER, TokenType.COLON}
@@ -136,7 +137,7 @@ def _check_brackets(tokens: list[Token], sql: str) -> None:
             subscripts = subscripts + 1 if before is TokenType.R_BRACKET and kind is TokenType.L_BRACKET else 0
         elif kind in _CLOSING:
             depth = max(0, depth - 1)
-        if (before is TokenType.COMMA and kind in _NOT_AFTER_COMMA) or (kind is TokenType.COMMA and before in _NOT_BEFORE_COMMA):
+        if (before in _MORE_FOLLOWS and kind in _NOT_AFTER_COMMA) or (kind is TokenType.COMMA and before in _NOT_BEFORE_COMMA):
             raise syntax_error(f'syntax error at or near "{token.text}"', sql, token.start)
         if kind is TokenType.SELECT and before in _NO_QUERY_FOLLOWS:
             raise syntax_error(f'syntax error at or near "{shown(token.text)}"', sql, token.start, hint="A subquery stands in parentheses.")
@@ -146,8 +147,8 @@ def _check_brackets(tokens: list[Token], sql: str) -> None:
                 f"the statement is nested too deeply: more than {NESTING_MAX} levels", position=token.start + 1, sql=sql
             )
         before = kind
-    if before is TokenType.COMMA:
-        raise syntax_error("syntax error at the end: something must follow the comma", sql, tokens[-1].start)
+    if before in _MORE_FOLLOWS:
+        raise syntax_error(f'syntax error at the end: something must follow "{tokens[-1].text}"', sql, tokens[-1].start)
 
 
 def split(tokens: list[Token], sql: str) -> list[tuple[list[Token], int]]:

@@ -21,7 +21,7 @@ from khonsu_sql.sql.lex import check_text, split, tokenize
 from khonsu_sql.sql.names import written_items
 from khonsu_sql.sql.plan import CreateTable, DropTable, ParameterSpec, Setting, TransactionControl
 from khonsu_sql.sql.reading import read_tree
-from khonsu_sql.sql.refusals import refuse_clauses, refuse_statement
+from khonsu_sql.sql.refusals import refuse_clauses, refuse_history, refuse_statement
 from khonsu_sql.sql.words import Words
 
 __all__ = ["LIMIT_BYTES", "Parsed", "parse"]
@@ -89,6 +89,7 @@ def _statement(tokens: list[Token], stop: int, sql: str) -> Parsed:
     refuse_statement(words)
     if words.word in ("CREATE", "DROP"):
         return Parsed(sql, None, _definition(words))
+    refuse_history(tokens, sql)
     reading = read_tree(tokens, stop, sql)
     if not isinstance(reading.tree, exp.Query | exp.Values | exp.Pivot | exp.Insert | exp.Update | exp.Delete):
         raise words.error()

@@ -1,7 +1,7 @@
 """Statements and clauses this version knows by name and does not run: 0A000, never a misleading syntax error, never ignored.
 
-Called by `parse`: `refuse_statement` looks at the first words, before sqlglot does (which reads LISTEN as an alias);
-`refuse_clauses` at the tree.
+Called by `parse`: `refuse_statement` looks at the first words, before sqlglot does (which reads LISTEN as an alias), `refuse_history`
+at all of them; `refuse_clauses` at the tree.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import difflib
 from typing import Any
 
 from sqlglot import exp
+from sqlglot.tokens import Token, TokenType
 
 from khonsu_sql.errors import Error, FeatureNotSupported, SyntaxError_
 from khonsu_sql.sql.control import refuse
 from khonsu_sql.sql.words import Words
 
-__all__ = ["KNOWN_STARTS", "refuse_clauses", "refuse_statement"]
+__all__ = ["KNOWN_STARTS", "refuse_clauses", "refuse_history", "refuse_statement"]
 
 KNOWN_STARTS = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "EXPLAIN", "PIVOT", "UNPIVOT")
 
@@ -73,6 +74,13 @@ def _refuse_object(words: Words, verb: str) -> None:
 
 
 # --- clauses
+
+
+def refuse_history(tokens: list[Token], sql: str) -> None:
+    """Raises FeatureNotSupported for `t AS OF TIMESTAMP …` and `t AS OF REVISION …`, where sqlglot sees an alias."""
+    for word, of, kind in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if of.text.upper() == "OF" and word.token_type is TokenType.ALIAS and kind.text.upper() in ("TIMESTAMP", "REVISION"):
+            raise FeatureNotSupported("AS OF is not supported yet", position=word.start + 1, sql=sql)
 
 
 def _lock_name(node: Any) -> str:

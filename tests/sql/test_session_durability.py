@@ -56,8 +56,8 @@ def held(store: RecordingStore, core: SessionCore, sql: str) -> Ticket:
     """A statement that must wait for the sync held back."""
     answer = core.step(Execute(sql))
     assert not isinstance(answer, Result)
-    store.wait_until_held()
     assert answer.wait(0.01) is False
+    store.wait_until_held()
     return answer
 
 

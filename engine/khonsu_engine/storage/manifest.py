@@ -66,8 +66,8 @@ class TableEntry(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """The state as of commit `index`.
 
-    `timestamp`, `record_hash`: of that commit (its hash is the first replayed record's previous one). `next_ids`: numbers of rooms
-    that are not counters of the log (files, segments). `counters`: as raised by `Reserved` records up to `index`."""
+    `timestamp`, `record_hash`: of that commit (its hash is the first replayed record's previous one).
+    `counters`: as raised by `Reserved` records up to `index`."""
 
     index: int
     timestamp: Timestamp
@@ -75,14 +75,12 @@ class Manifest(msgspec.Struct, frozen=True):
     catalog: tuple[CatalogRow, ...] = ()
     tables: tuple[TableEntry, ...] = ()
     counters: dict[str, int] = {}
-    next_ids: dict[str, int] = {}
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True):
     index: int
     timestamp: Timestamp
     record_hash: bytes
-    next_ids: dict[str, int]
     entries: int
     crc: int
 
@@ -162,7 +160,7 @@ def _entries(manifest: Manifest) -> Iterator[tuple[Place, bytes]]:
 def _values(manifest: Manifest) -> Iterator[tuple[bytes, bytes]]:
     entries = dict(_entries(manifest))
     counters = {counter_key(name): _encode(value) for name, value in manifest.counters.items()}
-    head = _Head(manifest.index, manifest.timestamp, manifest.record_hash, manifest.next_ids, len(entries), _checksum(entries, counters))
+    head = _Head(manifest.index, manifest.timestamp, manifest.record_hash, len(entries), _checksum(entries, counters))
     for (section, table, number), entry in ((_HEAD, 0, 0), _encode(head)), *entries.items():
         for piece, start in enumerate(range(0, len(entry), PIECE_BYTES_MAX)):
             yield manifest_key(section, table, number, piece), entry[start : start + PIECE_BYTES_MAX]
@@ -193,7 +191,7 @@ def _assembled(stored: dict[bytes, bytes]) -> Manifest:
         raise ValueError(f"{len(entries)} of {head.entries} entries, or their checksum differs")
     catalog = tuple(_catalog_row.decode(entry) for (section, _, _), entry in entries.items() if section == _CATALOG)
     numbers = {counter_name(key): _number.decode(value) for key, value in counters.items()}
-    return Manifest(head.index, head.timestamp, head.record_hash, catalog, _tables(entries), numbers, head.next_ids)
+    return Manifest(head.index, head.timestamp, head.record_hash, catalog, _tables(entries), numbers)
 
 
 def _tables(entries: dict[Place, bytes]) -> tuple[TableEntry, ...]:
