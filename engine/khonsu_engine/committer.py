@@ -455,8 +455,9 @@ class Committer:
                 self.failure = error
         if self.failure is None and mark[0] > self._synced:
             self.syncs += 1
-            state.durable = mark[2]
-            state.durable_mark = mark  # after it: a checkpoint takes nothing that a snapshot taken now could not see
+            if not self._instant:  # else it is further already, and would go back
+                state.durable = mark[2]
+                state.durable_mark = mark  # after it: a checkpoint takes nothing that a snapshot taken now could not see
             self._synced = mark[0]  # last: what was interrupted before is repeated
             self._readers = self._readers_now()
         for ticket in answered:

@@ -488,6 +488,27 @@ def test_below_full_durable_means_published_and_a_crash_keeps_a_prefix(synchrono
         database.close()
 
 
+def test_at_normal_a_late_sync_takes_nothing_back() -> None:
+    """A commit that is told while another one's sync is under way stays visible when that sync ends."""
+    store = RecordingStore()
+    database = Database(store, limits=NEVER_BY_ITSELF, synchronous="normal")
+    table = create(database, balances={1: 10})
+    database.checkpoint()
+    store.hold_sync()
+    for balance in (11, 12):
+        writer = database.begin(writes_first=True)
+        put(writer, table, 1, balance)
+        assert isinstance(writer.commit(), Outcome)
+        store.wait_until_held()
+    syncs = database.committer.syncs
+    store.release_sync()
+    while database.committer.syncs == syncs:
+        threading.Event().wait(0.0001)
+        assert content(database, table) == {1: 12}
+    assert content(database, table) == {1: 12}
+    database.close()
+
+
 @pytest.mark.parametrize("synchronous", ["full", "normal", "off"])
 def test_close_makes_everything_durable(synchronous: str) -> None:
     store = RecordingStore(CrashingStore())
