@@ -27,7 +27,6 @@ def sample(index: int = 7, *, tables: int = 3, counters: dict[str, int] | None =
             for number in range(tables)
         ),
         {"table": 3, "row/64": 1 << 40} if counters is None else counters,
-        {"segment": 17},
     )
 
 
