@@ -9,6 +9,7 @@ before anything that has them as a default argument) is imported.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import hypothesis
@@ -25,6 +26,10 @@ if PROFILE == "tiny":
     limits.DEFAULT = limits.TINY
 elif PROFILE != "default":
     raise pytest.UsageError(f"KHONSU_TEST_PROFILE={PROFILE!r}: it is 'default' or 'tiny'")
+
+# Started in the background of a script, Ctrl-C is ignored, and so it is in every process started from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same cases every time in CI, fresh ones on a developer's machine.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)

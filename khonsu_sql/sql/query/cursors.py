@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
@@ -56,8 +57,15 @@ class PooledCursor:
         return work()
 
     def interrupt(self) -> None:
-        """Make the running statement raise InterruptException. Without one, nothing happens."""
-        self.connection.interrupt()
+        """Make the running statement raise InterruptException. Without one, or once closed, nothing happens."""
+        with suppress(duckdb.ConnectionException):
+            self.connection.interrupt()
+
+    def abort(self, close: Callable[[], None]) -> None:
+        """`close` the result of the last statement, read out or not. Without the interrupt DuckDB's other threads would first go on until
+        they have filled a buffer, which takes as long as the statement when few rows pass its filters."""
+        self.interrupt()
+        close()
 
     def cause(self) -> BaseException | None:
         """What was raised while DuckDB read from a slot."""
@@ -74,9 +82,8 @@ class PooledCursor:
         """Never to be used again. If a statement still runs (its caller was torn away by a second Ctrl-C) it ends first."""
         try:
             with listening():
-                self.connection.close()
+                self.abort(self.connection.close)
         except duckdb.ResourceInUseException:
-            self.interrupt()
             self.instance.abandoned.append(self.close)
             return
         self._slots.clear()

@@ -144,7 +144,7 @@ def _fetched(
 
     columns, rows = calls.run(cursor, work)
     if rows is None:
-        connection.abort()
+        cursor.abort(connection.abort)
     elif not faithful(columns, rows):
         return columns, None
     return columns, rows

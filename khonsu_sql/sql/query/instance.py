@@ -102,7 +102,6 @@ class Instance:
         for reference in self._cursors.valuerefs():
             cursor = reference()
             if cursor is not None:
-                cursor.interrupt()
                 cursor.close()
         self.aside.close()
         self._connection.close()

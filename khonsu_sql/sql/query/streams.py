@@ -119,7 +119,7 @@ class Batches:
             return
         try:
             with translated(self._cursor, self._relations):
-                reader.close()
+                self._cursor.abort(reader.close)
         except BaseException:
             self._cursor.close()
             raise
