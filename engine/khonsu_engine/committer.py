@@ -1,8 +1,7 @@
-"""Sequencing in place and the sync thread: how a commit gets its place in the log, and when it may be told.
+"""Sequencing in place: how a commit gets its place in the log.
 
 Called by transactions (`commit`, `reserve`, `durable_ticket`) and the database (`start`, `close`, `swap`). The committing
-thread itself sequences under the commit latch: validate, stamp, one `put`, install, publish. One thread at a time syncs for all
-that queued meanwhile, advances *durable* and answers the tickets: the sync thread, or the only one that waits.
+thread itself sequences under the commit latch: validate, stamp, one `put`, install, publish. `syncer` makes it durable then.
 
 Invariants: append → publish → sync → acknowledge; nothing under the latch waits, calls DuckDB or opens a file. From the
 stamp on a commit is `_pending`; its finish may be interrupted (Ctrl-C) and repeated by this thread or the next holder of the
@@ -16,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
 from typing import Any
 
 from khonsu_engine.columns.version import PRUNED
@@ -44,15 +42,13 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
 from khonsu_engine.storage import keys, log
+from khonsu_engine.syncer import Syncer, Synchronous
 from khonsu_engine.tickets import CommitTicket, outcome_unknown
 
-__all__ = ["Committer", "StaleTable", "Synchronous"]
+__all__ = ["Committer", "StaleTable"]
 
 PREVALIDATE_READS_MIN = 64
 CHANGES_TRIM = 512
-
-Synchronous = str
-"""full: a commit is told when it is synced. normal: synced within `sync_delay_seconds`. off: synced at close."""
 
 
 class StaleTable(Exception):
@@ -89,29 +85,23 @@ class Committer:
     ) -> None:
         self.latch = threading.Lock()
         self.state = state
-        self._readers = Readers(0, ())
-        self.failure: Exception | None = None
         self.log_bytes = 0
         self.log_files: dict[str, int] = {}
-        self.commits = self.checkpointed = self.syncs = 0
-        self._synced = state.index
+        self.commits = self.checkpointed = 0
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
         self._new_id = new_id
         self.due = False
-        self._readers_now = readers
         self._store = store
         self._limits = limits
         self._logged = store.durable
-        self._synchronous = synchronous
-        self._instant = synchronous != "full" or not store.durable
+        self.syncer = Syncer(self.latch, state, store, synchronous, limits.sync_delay_seconds, self._settle_left, readers)
         self._pending: _Pending | None = None
-        self._waiting: list[CommitTicket] = []
-        self._answered: list[CommitTicket] = []  # those whose sync is under way
-        self._syncing = threading.Lock()  # never asked for under the latch
-        self._signal: SimpleQueue[None] = SimpleQueue()  # its `put` is one step, interrupted before or after, never within
-        self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why no commit is accepted any more, or None."""
+        return self.syncer.failure
 
     # -- committing -----------------------------------------------------------------------------------------------
 
@@ -200,20 +190,12 @@ class Committer:
     def _sequenced(self, effects: tuple[Effect, ...], outcome: Outcome) -> CommitTicket | None:
         """After the installation, still under the latch: tidy up, and queue for the sync."""
         self._trim(effects)
-        if self._instant:
-            return None
-        ticket = CommitTicket(outcome.timestamp, outcome, self._expedite)
-        self._waiting.append(ticket)
-        return ticket
+        return None if self.syncer.instant else self.syncer.queue(outcome.timestamp, outcome)
 
     def _unsynced(self) -> CommitTicket | None:
         """Under the latch: a ticket for everything published, None when it is durable."""
         state = self.state
-        if state.durable >= state.published:
-            return None
-        ticket = CommitTicket(state.published, None, self._expedite)
-        self._waiting.append(ticket)
-        return ticket
+        return None if state.durable >= state.published else self.syncer.queue(state.published, None)
 
     def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[log.Body, int]:
         """The record's body, made outside the latch; a large one is written ahead as a file and replaced by its name."""
@@ -263,7 +245,7 @@ class Committer:
             except Exception as error:
                 pending, self._pending = self._pending, None
                 if pending is not None and pending.appended:
-                    self.failure = error
+                    self.syncer.failure = error
                     raise outcome_unknown(pending.outcome.transaction_id, error) from error
                 raise
             except BaseException as interrupt:  # noqa: BLE001 — held back until the commit is whole
@@ -284,9 +266,8 @@ class Committer:
             self._append(pending)
         pending.installation.run(self.state)
         self.state.last_hash = pending.hash
-        if self._instant:
-            self._advance()
-            self._wake()
+        if self.syncer.instant:
+            self.syncer.advance(look=self.commits & 31 == 0)
         self._pending = None
         self.commits += 1
         return pending.outcome
@@ -306,7 +287,7 @@ class Committer:
     def _trim(self, effects: tuple[Effect, ...]) -> None:
         """Drop what no snapshot needs: old versions of the rows just written, old entries of the change lists."""
         tables = self.state.tables
-        newest, active = self._readers.newest, self._readers.active
+        newest, active = self.syncer.readers.newest, self.syncer.readers.active
         for effect in effects:
             memtable = tables[effect.table].memtable
             chains, prune = memtable.chains, memtable.prune
@@ -318,8 +299,8 @@ class Committer:
 
     def _look_after(self, effects: tuple[Effect, ...]) -> None:
         """Every 16 commits: shorten the change lists of these tables, notice full memtables and a long log."""
-        state, limits = self.state, self._limits
-        horizon = self._readers.active[0] if self._readers.active else self._readers.newest
+        state, limits, readers = self.state, self._limits, self.syncer.readers
+        horizon = readers.active[0] if readers.active else readers.newest
         for number in {effect.table for effect in effects}:
             listed = state.changes.get(number, ())
             if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
@@ -337,7 +318,7 @@ class Committer:
                 detail=str(self.failure),
                 hint="Reopen the database; what was acknowledged is safe.",
             ) from self.failure
-        if self._closing.is_set():
+        if self.syncer.closing.is_set():
             raise EngineClosed("the database is closed")
 
     # -- counters, outcomes, swaps --------------------------------------------------------------------------------
@@ -388,97 +369,18 @@ class Committer:
             self._settle_left()
             if self.state.durable >= timestamp:
                 return None
-            ticket = CommitTicket(timestamp, None, self._expedite)
-            if self.failure is not None:
-                ticket.answer(StoreFailed("the sync that would cover what was read has failed", detail=str(self.failure)))
-                return ticket
-            self._waiting.append(ticket)
-        return ticket
-
-    def _advance(self) -> None:
-        """Published is durable (nothing to sync, or `synchronous` says so)."""
-        state = self.state
-        state.durable = state.published
-        state.durable_mark = (state.index, state.last_hash, state.published)
-        if self.commits & 31 == 0:
-            self._readers = self._readers_now()
-
-    def _wake(self) -> None:
-        """Have what was appended synced soon."""
-        if self._thread is not None and self._signal.empty():
-            self._signal.put(None)
+            return self.syncer.queue(timestamp, None)
 
     def start(self) -> None:
         """Start the sync thread where there is something to sync."""
-        if self._logged and self._synchronous != "off":
-            self._thread = threading.Thread(target=self._run, name="khonsu-sync", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        delay = self._limits.sync_delay_seconds
-        while True:
-            self._signal.get()
-            if self._synchronous == "normal":
-                self._closing.wait(delay)
-            with self._syncing:
-                self._sync_once()
-            if self._closing.is_set() and not self._waiting:
-                return
-
-    def _expedite(self, here: bool) -> None:
-        """A thread begins to wait. When it is alone (and `here`) it does the sync itself, which spares two changes of threads."""
-        if not here or len(self._waiting) > 1 or self._syncing.locked():
-            self._wake()
-            return
-        try:
-            with self._syncing:
-                self._sync_once()
-        except BaseException:
-            self._wake()
-            raise
-
-    def _sync_once(self) -> None:
-        """One sync for everything appended before it. Whoever holds `_syncing` may be interrupted in it, and the next one repeats it."""
-        answered = self._answered
-        if self.latch.locked():
-            stand_back(self.latch)
-        with self.latch:
-            self._settle_left()
-            answered += self._waiting
-            self._waiting = []
-            state = self.state
-            mark = (state.index, state.last_hash, state.published)
-        if self.failure is None and mark[0] > self._synced:
-            try:
-                self._store.sync()
-            except Exception as error:  # noqa: BLE001 — whatever it is, what was appended is not durable
-                self.failure = error
-        if self.failure is None and mark[0] > self._synced:
-            self.syncs += 1
-            if not self._instant:  # else it is further already, and would go back
-                state.durable = mark[2]
-                state.durable_mark = mark  # after it: a checkpoint takes nothing that a snapshot taken now could not see
-            self._synced = mark[0]  # last: what was interrupted before is repeated
-            self._readers = self._readers_now()
-        for ticket in answered:
-            ticket.answer(self.failure)
-        answered.clear()
+        self.syncer.start()
 
     def close(self) -> None:
-        """Sync what is left, answer every ticket, stop the thread. Idempotent.
-
-        Raises StoreFailed when commits that were told (below `synchronous = full`) could not be made durable."""
+        """Sync what is left and answer every ticket. Idempotent. Raises StoreFailed as `Syncer.close` does."""
         with self.latch:
             self._settle_left()
-            self._closing.set()
-        if self._thread is not None:
-            self._signal.put(None)
-            self._thread.join()
-            self._thread = None
-        elif self._logged and self.failure is None:
-            self._sync_once()
-        if self.failure is not None and self._logged and self._instant:
-            raise StoreFailed("the last commits could not be made durable", detail=str(self.failure)) from self.failure
+            self.syncer.closing.set()
+        self.syncer.close()
 
 
 _NO_OUTCOME = Outcome(b"", 0, 0)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
-from khonsu_engine.committer import Committer, Synchronous
+from khonsu_engine.committer import Committer
 from khonsu_engine.errors import CannotConnect, EngineClosed, EngineError, StoreFailed
 from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import DEFAULT, Limits
@@ -31,6 +31,7 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
 from khonsu_engine.state_machine import State
 from khonsu_engine.storage import recovery
+from khonsu_engine.syncer import Synchronous
 from khonsu_engine.tickets import outcome_unknown
 from khonsu_engine.transaction import LocalTransaction
 
@@ -240,7 +241,7 @@ class Database:
             self._drain_released()
         return {
             "commits": committer.commits,
-            "syncs": committer.syncs,
+            "syncs": committer.syncer.syncs,
             "checkpoints": self.maintenance.checkpoints,
             "compactions": self.maintenance.compactions,
             "log_bytes": committer.log_bytes,

@@ -500,9 +500,9 @@ def test_at_normal_a_late_sync_takes_nothing_back() -> None:
         put(writer, table, 1, balance)
         assert isinstance(writer.commit(), Outcome)
         store.wait_until_held()
-    syncs = database.committer.syncs
+    syncs = database.committer.syncer.syncs
     store.release_sync()
-    while database.committer.syncs == syncs:
+    while database.committer.syncer.syncs == syncs:
         threading.Event().wait(0.0001)
         assert content(database, table) == {1: 12}
     assert content(database, table) == {1: 12}

@@ -38,6 +38,7 @@ ROOMS = {
     str(ENGINE / name)
     for name in (
         "committer.py",
+        "syncer.py",
         "database.py",
         "maintenance.py",
         "state_machine.py",
@@ -153,7 +154,7 @@ def check_health(database: Database, table: Table, attempt: int, where: str) -> 
 
     in_another_thread(another)
     in_another_thread(lambda: database.wait_durable(database.state.published))
-    thread = database.committer._thread
+    thread = database.committer.syncer._thread
     assert thread is None or thread.is_alive(), f"{where}: the sync thread has ended"
     if database.metrics["snapshots"]:
         gc.collect()
@@ -541,7 +542,7 @@ def interrupted_often(database: Database, interrupts: int, seed: int) -> None:
     rivals.stop()
     expected = victim.model | {0: victim.hot + sum(rivals.committed)} | {-1 - n: count for n, count in enumerate(rivals.committed)}
     assert content(database, table) == expected
-    thread = database.committer._thread
+    thread = database.committer.syncer._thread
     assert thread is None or thread.is_alive()
     gc.collect()
     assert database.metrics["snapshots"] == 0
