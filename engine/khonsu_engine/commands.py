@@ -54,8 +54,9 @@ ALL_COLUMNS = -1
 
 
 class Isolation(IntEnum):
-    """Isolation levels, weakest first (READ COMMITTED comes with issue B)."""
+    """Isolation levels, weakest first."""
 
+    READ_COMMITTED = 1
     REPEATABLE_READ = 2
     SERIALIZABLE = 3
 

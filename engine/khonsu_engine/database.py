@@ -3,8 +3,7 @@
 Called by the front (`khonsu_sql`) and by whoever uses the engine without SQL. `Database.open` recovers; `begin` gives
 transactions; `close` makes everything durable and lets the directory go.
 
-Invariants: whoever pins a snapshot pins the table versions and the timestamp *together*; registering a snapshot and computing
-the horizon share the snapshot latch, which is never held while the commit latch is asked for.
+Invariant: rooms below know each other only through what is given to them here.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
-from khonsu_engine.mvcc.horizon import Readers, Snapshots
 from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
+from khonsu_engine.snapshots import SnapshotRegistry, Tables
 from khonsu_engine.state_machine import State
 from khonsu_engine.storage import recovery
 from khonsu_engine.syncer import Synchronous
@@ -37,7 +36,6 @@ from khonsu_engine.transaction import LocalTransaction
 
 __all__ = ["Database"]
 
-Token = weakref.ref[LocalTransaction]
 
 SYNCHRONOUS = ("full", "normal", "off")
 ROW_ID_BLOCK = 1_024
@@ -53,19 +51,17 @@ class Database:
         self.store = store
         self.limits = limits
         self.synchronous = synchronous
-        self._released: deque[Token] = deque()
         self.unused_files: deque[str] = deque()
         self.closed = False
         self._process = os.getpid()
-        self._snapshots = Snapshots()
-        self._snapshot_latch = threading.Lock()
         self._counter_latch = threading.Lock()
         self._row_ids: dict[TableId, tuple[int, int]] = {}
         self._last_id = 0
         self._last_file = 0
         recovered = recovery.recover(store)
         self.state: State = recovered.state
-        self.committer = Committer(self.state, store, limits, synchronous, self._readers, self.new_transaction_id)
+        self.snapshots = SnapshotRegistry(self.state, lambda: self.committer.failure is None)
+        self.committer = Committer(self.state, store, limits, synchronous, self.snapshots.readers, self.new_transaction_id)
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
@@ -110,55 +106,26 @@ class Database:
         read_only: bool = False,
         writes_first: bool = False,
         name: bytes | None = None,
+        restarts: bool = False,
     ) -> LocalTransaction:
         """Begin a transaction. It reads at the last durable commit, or with `writes_first` at the last published one.
 
-        `name`: the 8 random bytes of the connection it belongs to (drawn here when None)."""
+        `name`: the 8 random bytes of the connection it belongs to (drawn here when None). `restarts`: the caller runs statements
+        again that meet a newer row (`restarts.Superseded`); else such a write is found at the commit."""
         if self.closed:
             raise EngineClosed("the database is closed")
-        state, name = self.state, name or os.urandom(8)  # (which gives up the interpreter: not under the latch)
-        if self._snapshot_latch.locked():
-            stand_back(self._snapshot_latch)
-        with self._snapshot_latch:
-            self._drain_released()
-            while True:
-                tables = state.tables
-                timestamp = state.published if writes_first and self.committer.failure is None else state.durable
-                if tables is state.tables:
-                    break
-            transaction = LocalTransaction(self, name, isolation, read_only, timestamp, tables)
-            # When the transaction is garbage its token is released by a call that is not Python's: Ctrl-C cannot get lost in it.
-            token = weakref.ref(transaction, self._released.append)
-            self._snapshots.register(token, timestamp)
-            transaction.token = token
+        name = name or os.urandom(8)  # (which gives up the interpreter: not under the latch)
+
+        def make(timestamp: Timestamp, tables: Tables) -> LocalTransaction:
+            return LocalTransaction(self, name, isolation, read_only, timestamp, tables, restarts)
+
+        transaction, token = self.snapshots.take(writes_first, make)
+        transaction.token = token
         return transaction
-
-    def release(self, token: Token) -> None:
-        """The transaction of that token reads no more. Takes no latch; repeatable."""
-        self._released.append(token)
-
-    def _drain_released(self) -> None:
-        """Under the snapshot latch. A token leaves the queue after its release, which may be repeated: an interrupt loses none."""
-        released = self._released
-        while released:
-            with suppress(TypeError):  # interrupted in the making: dead before it was registered, it has no hash
-                self._snapshots.release(released[0])
-            released.popleft()
-
-    def _readers(self) -> Readers:
-        if self._snapshot_latch.locked():
-            stand_back(self._snapshot_latch)
-        with self._snapshot_latch:
-            self._drain_released()
-            return self._snapshots.readers(self.state.durable)
 
     def horizon(self) -> Timestamp:
         """The oldest timestamp anybody reads at, or will."""
-        if self._snapshot_latch.locked():
-            stand_back(self._snapshot_latch)
-        with self._snapshot_latch:
-            self._drain_released()
-            return self._snapshots.horizon(self.state.durable)
+        return self.snapshots.horizon()
 
     # -- names and numbers ----------------------------------------------------------------------------------------
 
@@ -235,17 +202,13 @@ class Database:
     def metrics(self) -> dict[str, int]:
         """Counts since the open: commits, syncs, conflicts by rule, checkpoints, log bytes since the last one, snapshots in use."""
         committer = self.committer
-        if self._snapshot_latch.locked():
-            stand_back(self._snapshot_latch)
-        with self._snapshot_latch:
-            self._drain_released()
         return {
             "commits": committer.commits,
             "syncs": committer.syncer.syncs,
             "checkpoints": self.maintenance.checkpoints,
             "compactions": self.maintenance.compactions,
             "log_bytes": committer.log_bytes,
-            "snapshots": len(self._snapshots),
+            "snapshots": len(self.snapshots),
             **{f"conflicts_{rule.replace('-', '_')}": count for rule, count in committer.conflicts.items()},
         }
 

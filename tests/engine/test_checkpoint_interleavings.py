@@ -62,7 +62,7 @@ class At:
         return self._line if frame.f_code.co_filename in ROOMS and not self.where else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event != "line" or self.where or self._database.committer.latch.locked() or self._database._snapshot_latch.locked():
+        if event != "line" or self.where or self._database.committer.latch.locked() or self._database.snapshots.latch.locked():
             return self._line
         self._left -= 1
         if self._left == 0:

@@ -11,7 +11,7 @@ Left out: ALTER (issue C), secondary non-unique indexes (issue C), foreign keys 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -133,6 +133,13 @@ class Catalog(msgspec.Struct, frozen=True, dict=True):
             for index in table.indexes:
                 found[index.id] = table.index_table(index)
         return found
+
+    def with_definitions(self, definitions: Mapping[tuple[str, str], Table | None]) -> Catalog:
+        """The same with other tables under these names, or none."""
+        if not definitions:
+            return self
+        tables = {**self.tables, **definitions}
+        return Catalog(self.timestamp, {name: table for name, table in tables.items() if table is not None})
 
     def find(self, name: str, schema: str = "main") -> Table | None:
         """The table of that name (any case), or None."""

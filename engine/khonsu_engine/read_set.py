@@ -1,0 +1,60 @@
+"""What a transaction has read: keys with columns, predicates, and the guards among them.
+
+Part of `transaction`, which records before it reads. Invariants: what a statement of the user read stays read, also when a savepoint is
+rolled back; only a statement that starts again inside the engine, unseen, takes its own reads back (`restore`), but for columns
+by which it widened an older read of the same key. `keys` is one dict for good: the transaction writes into it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from khonsu_engine.commands import Key, ReadPredicate, TableId
+
+__all__ = ["ReadMark", "ReadSet"]
+
+ReadMark = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+"""How many predicates, guards, and keys of each table there were. Dicts keep the order of insertion."""
+
+Keys = dict[TableId, dict[Key, int]]
+
+
+class ReadSet:
+    """`keys`, `guard_keys`: table -> key -> columns read; `predicates`, `guards`: everything that is not a point."""
+
+    __slots__ = ("guard_keys", "guards", "keys", "predicates")
+
+    def __init__(self) -> None:
+        self.keys: Keys = {}
+        self.predicates: list[ReadPredicate] = []
+        self.guards: list[ReadPredicate] = []
+        self.guard_keys: Keys = {}
+
+    @property
+    def empty(self) -> bool:
+        """Is there nothing to validate?"""
+        return not (self.keys or self.predicates or self.guards or self.guard_keys)
+
+    def mark(self) -> ReadMark:
+        """Where the set stands now."""
+        return len(self.predicates), len(self.guards), _sizes(self.keys), _sizes(self.guard_keys)
+
+    def restore(self, mark: ReadMark) -> None:
+        """Forget what was added since `mark`."""
+        predicates, guards, keys, guard_keys = mark
+        del self.predicates[predicates:]
+        del self.guards[guards:]
+        _shorten(self.keys, keys)
+        _shorten(self.guard_keys, guard_keys)
+
+
+def _sizes(keys: Mapping[TableId, Mapping[Key, int]]) -> tuple[int, ...]:
+    return tuple(map(len, keys.values())) if keys else ()
+
+
+def _shorten(keys: Keys, sizes: tuple[int, ...]) -> None:
+    while len(keys) > len(sizes):
+        keys.popitem()
+    for by_key, size in zip(keys.values(), sizes, strict=True):
+        while len(by_key) > size:
+            by_key.popitem()
