@@ -1,15 +1,16 @@
-"""`with connection.transaction():`, a block that is one transaction.
+"""`with connection.transaction():`, a block that is one transaction, or within one a savepoint.
 
 Made by `Connection.transaction`; calls the session under the connection's lock. Inside, `commit()` and `rollback()` are refused: the
-block does it. Left out: nesting (savepoints).
+outermost block does it.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from khonsu_sql.errors import FeatureNotSupported
-from khonsu_sql.session import TransactionOptions, TransactionStatus
+from khonsu_sql.errors import ActiveSqlTransaction, InvalidSavepointSpecification, NoActiveSqlTransaction
+from khonsu_sql.session import Session, TransactionOptions, TransactionStatus
 
 if TYPE_CHECKING:
     from khonsu_sql.connection import Connection
@@ -20,30 +21,50 @@ __all__ = ["TransactionBlock"]
 class TransactionBlock:
     """What `Connection.transaction` returns. Its `with` yields the connection."""
 
-    __slots__ = ("_connection", "_options")
+    __slots__ = ("_connection", "_depth", "_name", "_options", "_outer")
 
     def __init__(self, connection: Connection, options: TransactionOptions) -> None:
         self._connection = connection
         self._options = options
+        self._depth = 1
+        self._name = ""
+        self._outer: TransactionBlock | None = None
 
     def __enter__(self) -> Connection:
         connection = self._connection
         with connection._lock:
             session = connection._open_session()
-            if session.status is not TransactionStatus.IDLE:
-                raise FeatureNotSupported(
-                    "transaction() inside a transaction is not supported by this version", hint="Commit or roll back first."
-                )
-            session.begin(self._options)
-            connection._block = self
+            if session.status is TransactionStatus.IDLE:
+                session.begin(self._options)
+            elif self._options != TransactionOptions():
+                raise ActiveSqlTransaction("a block within a transaction takes no options", hint="Give them to the outermost one.")
+            else:
+                outer = connection._block
+                self._depth = 1 if outer is None else outer._depth + 1
+                self._name = f"khonsu_block_{self._depth}"
+                session.savepoint("savepoint", self._name)
+            self._outer, connection._block = connection._block, self
         return connection
 
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: object) -> None:
         connection = self._connection
-        connection._block = None
+        connection._block, self._outer = self._outer, None
+        name, self._name = self._name, ""
         with connection._lock:
             session = connection._session
-            if session is not None:
+            if session is None:
+                if kind is None:
+                    raise connection._refusal()
+            elif not name:
                 session.commit() if kind is None else session.rollback()
             elif kind is None:
-                raise connection._refusal()
+                session.savepoint("release", name)
+            else:
+                _roll_back_to(session, name)
+
+
+def _roll_back_to(session: Session, name: str) -> None:
+    """After an exception; one that took the whole transaction along (Ctrl-C) left no savepoint."""
+    with suppress(InvalidSavepointSpecification, NoActiveSqlTransaction):
+        session.savepoint("rollback to", name)
+        session.savepoint("release", name)

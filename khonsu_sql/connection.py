@@ -7,7 +7,7 @@ Invariants:
   * `_session` is None exactly when the connection must not be used any more (closed, or in a fork); `_refusal()` says which;
   * the session is only touched under `_lock`, but for `cancel`;
   * finalisers take no latch: a connection that is dropped open hands its session to the reaper.
-Left out: `tpc_*`, nested `transaction()` blocks (savepoints).
+Left out: `tpc_*`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from khonsu_sql.errors import (
     InvalidOptionValue,
     InvalidTransactionTermination,
 )
+from khonsu_sql.isolation import name_of
 from khonsu_sql.session import Session, TransactionOptions, TransactionStatus
 from khonsu_sql.source import Source
 
@@ -60,7 +61,7 @@ def connect(
     """Open a database (and make it if it does not exist) and return a connection to it.
 
     `database`         path of a directory, `khonsu:///path`, `:memory:` (private), `:memory:name` (shared in this process)
-    `isolation_level`  SERIALIZABLE (default) or REPEATABLE READ
+    `isolation_level`  SERIALIZABLE (default), REPEATABLE READ or READ COMMITTED
     `autocommit`       False: a transaction begins with the first statement; True: each statement is one
     `read_only`        writes are refused (25006), and a database that does not exist is not made
     `timeout`          seconds to wait for a lock (lock_timeout); nothing takes locks before the locking modes come
@@ -175,7 +176,8 @@ class Connection:
     def transaction(self, *, isolation_level: str | Isolation | None = None, read_only: bool | None = None) -> TransactionBlock:
         """`with connection.transaction():` runs its block in one transaction: committed at its end, rolled back after an exception.
 
-        None = the connection's own setting. Not within another transaction (nesting comes with savepoints: 0A000).
+        Within a transaction the block is a savepoint: its end releases it, an exception rolls back to it. None = the connection's own
+        setting; within a transaction options are refused (25001).
         """
         isolation = None if isolation_level is None else dsn.isolation_of(isolation_level)
         return TransactionBlock(self, TransactionOptions(isolation, read_only))
@@ -213,8 +215,8 @@ class Connection:
 
     @property
     def isolation_level(self) -> str:
-        """`SERIALIZABLE` or `REPEATABLE READ`. Settable outside a transaction, as text or `Isolation`."""
-        return self._open_session().isolation.name.replace("_", " ")
+        """`SERIALIZABLE`, `REPEATABLE READ` or `READ COMMITTED`. Settable outside a transaction, as text or `Isolation`."""
+        return name_of(self._open_session().isolation)
 
     @isolation_level.setter
     def isolation_level(self, value: str | Isolation | None) -> None:

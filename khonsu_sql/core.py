@@ -13,18 +13,21 @@ control. A text that cannot be parsed begins no transaction, but fails one that 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING
 
+from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.protocols import Ticket
-from khonsu_sql.errors import Error, ParameterMismatch, ProgrammingError, QueryCanceled, SyntaxError_
-from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, translated
+from khonsu_engine.restarts import Superseded
+from khonsu_sql.errors import Error, ParameterMismatch, ProgrammingError, QueryCanceled
+from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
+from khonsu_sql.script import Unit, chained, parsed_of, script_of
 from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.session_transaction import SessionTransaction
 from khonsu_sql.sql import settings as setting_table
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
-from khonsu_sql.sql.execute import execute, execute_many, writes
+from khonsu_sql.sql.execute import execute, execute_many
 from khonsu_sql.sql.plan import Setting, Statement, TransactionControl
 from khonsu_sql.sql.query import Evaluator
 
@@ -38,6 +41,12 @@ __all__ = ["SessionCore"]
 
 
 Work = Generator[Ticket, None, Result]
+
+ATTEMPTS_MAX = 10
+"""How often a transaction of one call is tried before its conflict is told."""
+
+RESTARTS_MAX = 100
+"""How often a statement starts again on a newer snapshot before its conflict is told."""
 
 
 class SessionCore:
@@ -86,13 +95,16 @@ class SessionCore:
     def _begin_work(self, request: Request) -> Work:
         match request:
             case Execute(sql=sql, parameters=parameters, many=many):
-                return self._execute(sql, parameters, many)
+                # What runs again must find all sets again.
+                return self._execute(sql, list(parameters or ()) if many else parameters, many)
             case Ingest():
                 return self._ingest(request)
             case Begin(options=options):
                 return self._control(TransactionControl("begin", options.isolation, options.read_only))
             case End(commit=commit):
                 return self._control(TransactionControl("commit" if commit else "rollback"))
+            case Savepoint(action=action, name=name):
+                return self._control(TransactionControl(action, name=name))
         raise AssertionError(f"{request!r} begins nothing")
 
     def cancel(self) -> None:
@@ -130,61 +142,77 @@ class SessionCore:
     def _execute(self, sql: str, parameters: Parameters, many: bool) -> Work:
         results: list[Result] = []
         try:
-            for group in self._groups(self._script(sql, parameters, many)):
+            for group in self._groups(script_of(sql, parameters, many, self._plans.find(sql, self.catalog), self.settings)):
                 results += yield from self._run_group(group, parameters, many)
         except BaseException as error:
             if self.transaction.status is TransactionStatus.ACTIVE:
                 yield from self.transaction.fail(error, ends=False)
             raise
-        return _chained(results)
+        return chained(results)
 
-    def _script(self, sql: str, parameters: Parameters, many: bool) -> Sequence[_Unit]:
-        statement = self._plans.find(sql, self.catalog)
-        if statement is not None:
-            return (_Unit(sql, None, statement.plan),)
-        parsed = _parse(sql, self.settings)
-        if len(parsed) == 1:
-            return (_Unit(sql, parsed[0], parsed[0].plan),)
-        if many:
-            raise SyntaxError_(f"executemany runs one statement, not {len(parsed)}")
-        if parameters:
-            raise ParameterMismatch("a call of several statements takes no parameters", hint="Execute them one by one.")
-        return [_Unit(None, part, part.plan) for part in parsed]
-
-    def _groups(self, script: Sequence[_Unit]) -> Sequence[Sequence[_Unit]]:
+    def _groups(self, script: Sequence[Unit]) -> Sequence[Sequence[Unit]]:
         """What is one transaction in autocommit: the whole call, unless it contains transaction control."""
         whole = self.autocommit and self.transaction.status is TransactionStatus.IDLE and not any(unit.controls for unit in script)
         return [script] if whole and script else [[unit] for unit in script]
 
-    def _run_group(self, group: Sequence[_Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
+    def _run_group(self, group: Sequence[Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
         if len(group) == 1 and group[0].alone:
             return [(yield from self._run_alone(group[0], parameters))]
-        ends = self._ends()
-        transaction = self.transaction.open(next((unit.writes for unit in group if not unit.alone), False))
-        results: list[Result] = []
-        try:
-            results += (self._run(unit, parameters, many, transaction) for unit in group)
-        except BaseException as error:
-            if ends:
-                yield from self.transaction.fail(error, ends=True)
-            raise
-        if ends:
-            yield from self.transaction.commit()
-        elif any(result.columns is not None for result in results):
+        if self._ends():
+            return (yield from self._run_by_itself(group, parameters, many))
+        transaction = self._open(group)
+        results = [self._run(unit, parameters, many, transaction) for unit in group]
+        if any(result.columns is not None for result in results):
             validity = self.transaction.shown()
             for result in results:
                 result.validity = None if result.columns is None else validity
             yield from self.transaction.durable(transaction.seen)
         return results
 
+    def _run_by_itself(self, group: Sequence[Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
+        """A transaction of its own. Nobody has seen anything of it before its end, so after a conflict it is done again."""
+        for attempt in count(1):
+            results: list[Result] = []
+            try:
+                transaction = self._open(group)
+                results += (self._run(unit, parameters, many, transaction) for unit in group)
+                yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
+                break
+            except BaseException as error:
+                for result in results:
+                    if result.batches is not None:
+                        result.batches.close()
+                if isinstance(error, SerializationConflict) and attempt < ATTEMPTS_MAX:
+                    self.transaction.rollback()
+                    continue
+                yield from self.transaction.fail(error, ends=True)
+                raise
+        return results
+
+    def _open(self, group: Sequence[Unit]) -> LocalTransaction:
+        return self.transaction.open(next((unit.writes for unit in group if not unit.alone), False))
+
     def _ends(self) -> bool:
         """Is what runs now a transaction by itself?"""
         return self.autocommit and self.transaction.status is TransactionStatus.IDLE
 
-    def _run(self, unit: _Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
-        """One statement inside the open transaction."""
+    def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
+        """One statement inside the open transaction. It starts again, unseen, when it meets a row newer than its snapshot."""
         if isinstance(unit.plan, Setting):
             return self._set(unit.plan)
+        mark = transaction.begin_statement(writes=unit.writes)
+        for attempt in count(1):
+            self._check_cancelled()
+            try:
+                result = self._run_once(unit, parameters, many, transaction)
+                break
+            except Superseded as cause:
+                transaction.undo_statement(mark)
+                transaction.renew(cause, last=attempt == RESTARTS_MAX)
+        transaction.fresh = False
+        return result
+
+    def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
         statement = self._bound(unit, transaction)
         context = self._context(transaction)
         if many:
@@ -194,7 +222,7 @@ class SessionCore:
     def _context(self, transaction: LocalTransaction) -> Context:
         return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)
 
-    def _bound(self, unit: _Unit, transaction: LocalTransaction) -> Statement:
+    def _bound(self, unit: Unit, transaction: LocalTransaction) -> Statement:
         """The statement against this transaction's catalog: from the cache, else bound now (and kept, unless it is private)."""
         catalog = transaction.catalog
         if unit.sql is not None:
@@ -207,13 +235,13 @@ class SessionCore:
         parsed = unit.parsed
         if parsed is None:
             assert unit.sql is not None
-            parsed = _parse(unit.sql, self.settings)[0]
+            parsed = parsed_of(unit.sql, self.settings)[0]
         statement = compiled(bind(parsed, catalog))
         if unit.sql is not None and not transaction.changed_catalog:
             self._plans.add(unit.sql, statement, catalog)
         return statement
 
-    def _run_alone(self, unit: _Unit, parameters: Parameters) -> Work:
+    def _run_alone(self, unit: Unit, parameters: Parameters) -> Work:
         """Transaction control and settings: they begin no transaction."""
         if parameters:
             raise ParameterMismatch("this statement takes no parameters")
@@ -231,12 +259,27 @@ class SessionCore:
         if plan.action == "begin":
             self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only))
             return Result(None, -1, "BEGIN")
+        if plan.name:
+            return self._savepoint(plan)
         idle = self.transaction.status is TransactionStatus.IDLE
         if plan.action == "commit":
             yield from self.transaction.commit()
         else:
             self.transaction.rollback()
         return Result(None, -1, plan.action.upper(), notices=("there is no transaction in progress",) if idle else ())
+
+    def _savepoint(self, plan: TransactionControl) -> Result:
+        transaction = self.transaction
+        if plan.action == "rollback to":
+            transaction.rollback_to(plan.name)
+            return Result(None, -1, "ROLLBACK")
+        if plan.action == "release":
+            transaction.release(plan.name)
+            return Result(None, -1, "RELEASE")
+        if transaction.status is TransactionStatus.IDLE and not self.autocommit:
+            transaction.begin(TransactionOptions())
+        transaction.savepoint(plan.name)
+        return Result(None, -1, "SAVEPOINT")
 
     def _ingest(self, request: Ingest) -> Work:
         from khonsu_sql.sql.ingest import ingest
@@ -251,43 +294,3 @@ class SessionCore:
         if ends:
             yield from self.transaction.commit()
         return Result(None, count, "INGEST")
-
-
-class _Unit:
-    """One statement of a call. `sql`: the whole text, when this is its only statement: the cache's key.
-
-    `plan`: of the cached statement, or what the parser could tell without a catalog (transaction control, settings), else None.
-    """
-
-    __slots__ = ("parsed", "plan", "sql")
-
-    def __init__(self, sql: str | None, parsed: Any, plan: Any) -> None:
-        self.sql = sql
-        self.parsed = parsed
-        self.plan = plan
-
-    @property
-    def controls(self) -> bool:
-        return isinstance(self.plan, TransactionControl)
-
-    @property
-    def alone(self) -> bool:
-        return isinstance(self.plan, TransactionControl | Setting)
-
-    @property
-    def writes(self) -> bool:
-        return writes(self.plan) if self.parsed is None else self.parsed.writes
-
-
-def _parse(sql: str, settings: Settings) -> Sequence[Any]:
-    from khonsu_sql.sql.parse import parse
-
-    return parse(sql, settings.statement_bytes_max)
-
-
-def _chained(results: list[Result]) -> Result:
-    if not results:
-        return Result(None, -1, "")
-    for result, following in pairwise(results):
-        result.next = following
-    return results[0]

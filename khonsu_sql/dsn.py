@@ -23,6 +23,8 @@ import msgspec
 
 from khonsu_engine.commands import Isolation
 from khonsu_sql.errors import CannotConnect, FeatureNotSupported, InterfaceError, InvalidOption, InvalidOptionValue
+from khonsu_sql.isolation import NAMES as NAMES_OF_LEVELS
+from khonsu_sql.isolation import level_of
 
 if TYPE_CHECKING:
     from khonsu_engine.limits import Limits
@@ -132,18 +134,15 @@ def refuse_unknown(options: Mapping[str, Any]) -> None:
 
 
 def isolation_of(value: Any) -> Isolation:
-    """The level `value` names: None (SERIALIZABLE), an `Isolation`, or text in any case. READ COMMITTED is 0A000."""
+    """The level `value` names: None (SERIALIZABLE), an `Isolation`, or text in any case."""
     if value is None:
         return Isolation.SERIALIZABLE
     if isinstance(value, Isolation):
         return value
-    name = " ".join(str(value).replace("_", " ").replace("-", " ").upper().split())
-    if name in ("READ COMMITTED", "READ UNCOMMITTED"):
-        raise FeatureNotSupported(f"isolation level {name} is not supported by this version", hint="Use REPEATABLE READ or SERIALIZABLE.")
-    try:
-        return Isolation[name.replace(" ", "_")]
-    except KeyError:
-        raise InvalidOptionValue(f"{value!r} is not an isolation level", hint="Use SERIALIZABLE or REPEATABLE READ.") from None
+    level = level_of(str(value))
+    if level is None:
+        raise InvalidOptionValue(f"{value!r} is not an isolation level", hint=f"Use {', '.join(NAMES_OF_LEVELS)}.")
+    return level
 
 
 def _boolean(name: str, value: Any) -> bool:

@@ -32,8 +32,8 @@ __all__ = [
     "DatabaseError", "DatatypeMismatch", "DeadlockDetected", "DiskFull", "DivisionByZero", "DuplicateColumn", "DuplicateTable", "Error",
     "FeatureNotSupported", "ForeignKeyViolation", "GroupingError", "InFailedSqlTransaction", "InsufficientPrivilege", "IntegrityError",
     "InterfaceError", "InternalError", "InvalidCursorState", "InvalidDatetimeFormat", "InvalidOption",
-    "InvalidOptionValue", "InvalidParameterValue", "InvalidSchemaName", "InvalidTableDefinition", "InvalidTextRepresentation",
-    "InvalidTransactionTermination",
+    "InvalidOptionValue", "InvalidParameterValue", "InvalidSavepointSpecification",
+    "InvalidSchemaName", "InvalidTableDefinition", "InvalidTextRepresentation", "InvalidTransactionTermination",
     "IoError", "LockNotAvailable", "NoActiveSqlTransaction", "NotNullViolation", "NotSupportedError", "NumericValueOutOfRange",
     "ObjectInUse", "OperationalError", "OutOfMemory", "ParameterMismatch", "ProgramLimitExceeded", "ProgrammingError", "QueryCanceled",
     "ReadOnlySqlTransaction", "SerializationFailure", "StatementTooComplex", "SyntaxError_", "UndefinedColumn", "UndefinedFunction",
@@ -228,6 +228,12 @@ class InvalidTransactionTermination(InternalError):
     sqlstate = "2D000"
 
 
+class InvalidSavepointSpecification(InternalError):
+    """There is no savepoint of that name."""
+
+    sqlstate = "3B001"
+
+
 class NoActiveSqlTransaction(InternalError):
     sqlstate = "25P01"
 
@@ -414,6 +420,7 @@ _by_class: dict[str, type[Error]] = {
     "24": InternalError,
     "25": InternalError,
     "2D": InternalError,
+    "3B": InternalError,
     "3F": ProgrammingError,
     "40": OperationalError,
     "42": ProgrammingError,

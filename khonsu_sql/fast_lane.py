@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from khonsu_engine.columns.version import SnapshotPruned
 from khonsu_engine.committer import StaleTable
 from khonsu_engine.errors import EngineError
+from khonsu_engine.restarts import Restart
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.plan import PointRead, PointWrite
 from khonsu_sql.sql.point_code import FALLBACK, Fallback
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FastLane", "wait_out"]
 
-_RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, KeyError)
+_RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, Restart, KeyError)
 """What sends a statement to the general path. KeyError: the table was dropped and forgotten under a compiled read."""
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
@@ -99,21 +100,28 @@ class FastLane:
         if statement is None or core.transaction.status is not ACTIVE or not core.settings.point_path:
             return None
         plan = statement.plan
+        mark = None
         try:
             if isinstance(plan, PointRead):
+                if not engine.keeps_snapshot:
+                    engine.begin_statement(writes=False)
                 rows = plan.run(engine, _values(plan.names, parameters))
+                engine.fresh = False
                 if engine.seen > self._state.durable:
                     self._database.wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
             if not isinstance(plan, PointWrite) or engine.read_only or plan.columns is not None:
                 return None
+            mark = engine.begin_statement(writes=True)
             count, _ = plan.run(engine, _values(plan.names, parameters))
+            engine.fresh = False
             return Result(None, count, plan.operation.name)
         except _RETREAT:
+            if mark is not None:
+                engine.undo_statement(mark)
             return None
         except BaseException:
-            core.transaction.rollback()
-            core.transaction.status = TransactionStatus.FAILED
+            core.transaction.interrupted(ends=False)
             raise
 
 

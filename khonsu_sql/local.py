@@ -14,7 +14,7 @@ from khonsu_engine.errors import EngineError
 from khonsu_sql.core import SessionCore
 from khonsu_sql.errors import translate
 from khonsu_sql.fast_lane import FastLane, wait_out
-from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, translated
+from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.settings import Settings
@@ -114,6 +114,9 @@ class LocalSession:
 
     def rollback(self) -> None:
         self._finish(End(commit=False))
+
+    def savepoint(self, action: str, name: str) -> None:
+        self._finish(Savepoint(action, name))
 
     def last_commit(self) -> Outcome | None:
         """See `session.Session.last_commit`. Raises CommitOutcomeUnknown."""

@@ -13,7 +13,7 @@ from khonsu_engine.errors import EngineError
 from khonsu_sql.errors import Error, InterfaceError, InternalError, OutOfMemory, StatementTooComplex, translate
 from khonsu_sql.session import IngestMode, Parameters, TransactionOptions
 
-__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "translated"]
+__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "Savepoint", "translated"]
 
 
 class Execute(msgspec.Struct, frozen=True):
@@ -38,13 +38,20 @@ class End(msgspec.Struct, frozen=True):
     commit: bool
 
 
+class Savepoint(msgspec.Struct, frozen=True):
+    """`action`: savepoint, release or rollback to."""
+
+    action: str
+    name: str
+
+
 class Answered(msgspec.Struct, frozen=True):
     """The ticket the last step returned was waited for; `error`: what the wait raised."""
 
     error: BaseException | None = None
 
 
-Request = Execute | Ingest | Begin | End | Answered
+Request = Execute | Ingest | Begin | End | Savepoint | Answered
 
 
 def translated(error: Exception, sql: Any) -> Error:

@@ -4,12 +4,12 @@ Called by `core` only; calls the engine. What must be waited for is yielded as a
 
     IDLE ──first statement, BEGIN──▶ ACTIVE ──error──▶ FAILED (25P02 for everything but ROLLBACK, and COMMIT, which rolls back)
       ▲                                │                  │
-      └───── COMMIT, ROLLBACK, an error in autocommit ────┘
+      └───── COMMIT, ROLLBACK, an error in autocommit ────┘       ROLLBACK TO makes a failed transaction ACTIVE again
 
-Invariants: an engine transaction is open only in ACTIVE, and is opened by the first statement, not by BEGIN, because that
-statement decides where it reads (a first write at the last published commit, a first read at the last durable one). Whatever
-`commit` raises, the transaction has ended. No row and no error leaves that depends on a commit which is not durable.
-Left out: savepoints, silent retry, read refresh, waiting for locks (issue B).
+Invariants: an engine transaction is opened by the first statement, not by BEGIN, because that statement decides where it reads (a
+first write at the last published commit, a first read at the last durable one). In FAILED it is still open only if there is a
+savepoint to go back to. Whatever `commit` raises, the transaction has ended. No row and no error leaves that depends on a commit
+which is not durable. Left out: waiting for locks (issue B).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from khonsu_engine.commands import Outcome
 from khonsu_engine.errors import EngineError
 from khonsu_engine.protocols import Ticket
-from khonsu_sql.errors import ActiveSqlTransaction, InFailedSqlTransaction
+from khonsu_sql.errors import ActiveSqlTransaction, InFailedSqlTransaction, InvalidSavepointSpecification, NoActiveSqlTransaction
 from khonsu_sql.session import TransactionOptions, TransactionStatus, Validity
 
 if TYPE_CHECKING:
@@ -35,12 +37,20 @@ __all__ = ["SessionTransaction", "Steps"]
 Steps = Generator[Ticket, None, None]
 
 
+class _Savepoint(msgspec.Struct, frozen=True):
+    """`mark`: of the engine. `shown`: how many validities there were."""
+
+    name: str
+    mark: int
+    shown: int
+
+
 class SessionTransaction:
     """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended.
 
     `explicit`: it was begun by BEGIN. `name`: 8 random bytes, the second half of its transaction ids."""
 
-    __slots__ = ("_database", "_options", "_settings", "_validity", "engine", "explicit", "name", "outcome", "status")
+    __slots__ = ("_database", "_options", "_savepoints", "_settings", "_shown", "engine", "explicit", "name", "outcome", "status")
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.status = TransactionStatus.IDLE
@@ -51,7 +61,8 @@ class SessionTransaction:
         self._settings = settings
         self.name = os.urandom(8)
         self._options = TransactionOptions()
-        self._validity: Validity | None = None
+        self._shown: list[Validity] = []  # the last one is that of results since the last savepoint
+        self._savepoints: list[_Savepoint] = []
 
     # --- the beginning
 
@@ -70,14 +81,15 @@ class SessionTransaction:
 
     def open(self, writes_first: bool) -> LocalTransaction:
         """The engine transaction, begun now if this is the first statement."""
+        self.refuse_if_failed()
         if self.engine is None:
-            self.refuse_if_failed()
             options, settings = self._options, self._settings
             self.engine = self._database.begin(
                 options.isolation or settings.default_transaction_isolation,
                 read_only=settings.default_transaction_read_only if options.read_only is None else options.read_only,
                 writes_first=writes_first,
                 name=self.name,
+                restarts=True,
             )
             self.status = TransactionStatus.ACTIVE
         return self.engine
@@ -86,28 +98,68 @@ class SessionTransaction:
         """What a result must carry that shows this transaction's own writes; None while there are none."""
         if self.engine is None or not self.engine.wrote:
             return None
-        if self._validity is None:
-            self._validity = Validity()
-        return self._validity
+        if not self._shown or (self._savepoints and self._savepoints[-1].shown == len(self._shown)):
+            self._shown.append(Validity())
+        return self._shown[-1]
+
+    # --- savepoints
+
+    def savepoint(self, name: str) -> None:
+        """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind. Raises 25P01, 25P02."""
+        self.refuse_if_failed()
+        self._require_transaction("SAVEPOINT")
+        mark = 0 if self.engine is None else self.engine.savepoint()
+        self._savepoints.append(_Savepoint(name, mark, len(self._shown)))
+
+    def release(self, name: str) -> None:
+        """RELEASE: the savepoint and later ones go, their changes stay. Raises 3B001."""
+        self.refuse_if_failed()
+        self._require_transaction("RELEASE SAVEPOINT")
+        del self._savepoints[self._find(name) :]
+
+    def rollback_to(self, name: str) -> None:
+        """ROLLBACK TO: every change since the savepoint goes, and so do later savepoints; a failed transaction goes on. Raises 3B001."""
+        self._require_transaction("ROLLBACK TO SAVEPOINT")
+        position = self._find(name)
+        savepoint = self._savepoints[position]
+        for validity in self._shown[savepoint.shown :]:
+            validity.broken = True
+        if self.engine is not None:
+            self.engine.rollback_to(savepoint.mark)
+        del self._shown[savepoint.shown :]
+        del self._savepoints[position + 1 :]
+        self.status = TransactionStatus.ACTIVE
+
+    def _find(self, name: str) -> int:
+        for position in reversed(range(len(self._savepoints))):
+            if self._savepoints[position].name == name:
+                return position
+        known = dict.fromkeys(savepoint.name for savepoint in self._savepoints)
+        hint = f"There are {', '.join(known)}." if known else "There is none."
+        raise InvalidSavepointSpecification(f'savepoint "{name}" does not exist', hint=hint)
+
+    def _require_transaction(self, what: str) -> None:
+        if self.status is TransactionStatus.IDLE:
+            raise NoActiveSqlTransaction(f"{what} can only be used in a transaction", hint="BEGIN one.")
 
     # --- the end
 
-    def commit(self) -> Steps:
-        """COMMIT; nothing without a transaction. Of a failed one: 25P02, rolled back."""
+    def commit(self, *, tells: bool = True) -> Steps:
+        """COMMIT; nothing without a transaction. Of a failed one: 25P02, rolled back. `tells`: the user will see a conflict."""
         if self.status is TransactionStatus.FAILED:
-            self._leave()
+            self.rollback()
             raise InFailedSqlTransaction("the transaction had failed: it was rolled back, nothing is committed")
-        transaction, validity = self._leave()
+        transaction, shown = self._leave()
         if transaction is None:
             return
         try:
             answer = transaction.commit()
         except BaseException as error:
-            if validity is not None and transaction.outcome is None:
-                validity.broken = True
+            if shown and transaction.outcome is None:
+                _break(shown)
             transaction.rollback()
-            if isinstance(error, EngineError):
-                yield from self.durable(error.evidence.get("commit_timestamp", 0))
+            if tells:
+                yield from self.durable(_known_by(error))
             raise
         if not isinstance(answer, Outcome):
             try:
@@ -119,20 +171,21 @@ class SessionTransaction:
 
     def rollback(self) -> None:
         """ROLLBACK; nothing without a transaction."""
-        transaction, validity = self._leave()
-        if validity is not None:
-            validity.broken = True
+        transaction, shown = self._leave()
+        _break(shown)
         if transaction is not None:
             transaction.rollback()
 
     def fail(self, error: BaseException, *, ends: bool) -> Steps:
-        """A statement went wrong: what the transaction wrote is gone. It has ended (`ends`: autocommit), or only ROLLBACK helps."""
+        """A statement went wrong. The transaction has ended (`ends`: autocommit), or only ROLLBACK helps, and ROLLBACK TO a savepoint;
+        without one, what it wrote is gone."""
         transaction = self.engine
-        self.rollback()
+        if ends or not self._savepoints or not isinstance(error, Exception):
+            self.rollback()
         if not ends:
             self.status = TransactionStatus.FAILED
         if transaction is not None and isinstance(error, Exception):
-            yield from self.durable(transaction.read_timestamp)
+            yield from self.durable(max(transaction.read_timestamp, _known_by(error)))
 
     def interrupted(self, *, ends: bool) -> None:
         """An exception that is not a statement's came between any two lines: roll back, if the transaction has not ended yet.
@@ -145,10 +198,11 @@ class SessionTransaction:
         if not ends:
             self.status = TransactionStatus.FAILED
 
-    def _leave(self) -> tuple[LocalTransaction | None, Validity | None]:
+    def _leave(self) -> tuple[LocalTransaction | None, list[Validity]]:
         """IDLE again; what the transaction was is the caller's to finish."""
-        left = (self.engine, self._validity)
-        self.engine = self._validity = None
+        left = (self.engine, self._shown)
+        self.engine = None
+        self._shown, self._savepoints = [], []
         self._options = TransactionOptions()
         self.explicit = False
         self.status = TransactionStatus.IDLE
@@ -160,3 +214,13 @@ class SessionTransaction:
             ticket = self._database.committer.durable_ticket(timestamp)
             if ticket is not None:
                 yield ticket
+
+
+def _known_by(error: BaseException) -> Timestamp:
+    """The commit an error speaks of; 0: of none."""
+    return error.evidence.get("commit_timestamp", 0) if isinstance(error, EngineError) else 0
+
+
+def _break(shown: list[Validity]) -> None:
+    for validity in shown:
+        validity.broken = True

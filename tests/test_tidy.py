@@ -34,8 +34,8 @@ FILE_LINES_MAX = 300
 LONG_FUNCTIONS: dict[str, int] = {}
 LONG_FILES: dict[str, int] = {
     "khonsu_engine.committer": 390,  # one critical section, told in one place
-    "khonsu_engine.transaction": 364,  # one Protocol, one class
-    "khonsu_sql.errors": 449,  # a list: one small class for each SQLSTATE that code branches on
+    "khonsu_engine.transaction": 366,  # one Protocol, one class
+    "khonsu_sql.errors": 456,  # a list: one small class for each SQLSTATE that code branches on; an entry more is a line more
 }
 
 
@@ -146,7 +146,9 @@ def test_the_shell_uses_the_public_surface_only() -> None:
     inside = tuple(name for name in modules() if within(name, "khonsu_sql", "khonsu_engine") and name != "khonsu_sql")
     assert (
         violations(
-            ("khonsu_sql.cli", "khonsu_sql.sqlalchemy"), inside, allowed=("khonsu_sql.cli", "khonsu_sql.sqlalchemy", "khonsu_sql.admin")
+            ("khonsu_sql.cli", "khonsu_sql.sqlalchemy"),
+            inside,
+            allowed=("khonsu_sql.cli", "khonsu_sql.sqlalchemy", "khonsu_sql.admin", "khonsu_sql.checker"),
         )
         == []
     )

@@ -70,6 +70,7 @@ class LocalTransaction(SnapshotReader):
         "_unsure",
         "fresh",
         "isolation",
+        "keeps_snapshot",
         "open",
         "read_only",
         "token",
@@ -93,6 +94,7 @@ class LocalTransaction(SnapshotReader):
         self.isolation = isolation
         self.read_only = read_only
         self._restarts = restarts
+        self.keeps_snapshot = isolation is not Isolation.READ_COMMITTED
         self.fresh = True
         """No statement has ended yet: nothing that was read has been handed out."""
         self._undo = self._write_set.undo
@@ -244,7 +246,7 @@ class LocalTransaction(SnapshotReader):
 
     def begin_statement(self, *, writes: bool) -> StatementMark:
         """Where a statement begins that may start again. At READ COMMITTED it gets a snapshot of its own, from the second one on."""
-        if self.isolation is Isolation.READ_COMMITTED and not self.fresh:
+        if not self.keeps_snapshot and not self.fresh:
             self._move(writes or self.wrote)
         return len(self._undo), self._reads.mark()
 
@@ -253,12 +255,12 @@ class LocalTransaction(SnapshotReader):
         self.rollback_to(mark[0])
         self._reads.restore(mark[1])
 
-    def renew(self, cause: Superseded) -> None:
+    def renew(self, cause: Superseded, *, last: bool = False) -> None:
         """Move the snapshot to what is published, for a statement that was taken back because of `cause`.
 
-        Raises SerializationConflict when what was read or written before does not stand there, and at REPEATABLE READ once
-        something was handed out."""
-        if self.isolation is Isolation.REPEATABLE_READ and not (self.fresh and not self.wrote):
+        Raises SerializationConflict when what was read or written before does not stand there, at REPEATABLE READ once
+        something was handed out, and when that was the `last` attempt."""
+        if last or (self.isolation is Isolation.REPEATABLE_READ and not self.fresh):
             raise self._conflict(Refusal("write-write", cause.table, (cause.key,), cause.timestamp))
         self._move(True)
 

@@ -11,6 +11,7 @@ from sqlglot.tokens import TokenType
 
 from khonsu_engine.commands import Isolation
 from khonsu_sql.errors import FeatureNotSupported
+from khonsu_sql.isolation import NAMES, level_of
 from khonsu_sql.sql.plan import Setting, TransactionControl
 from khonsu_sql.sql.words import Words
 
@@ -55,13 +56,11 @@ def _begin(words: Words) -> TransactionControl:
 
 
 def _level(words: Words) -> Isolation:
-    for level in Isolation:
-        if words.accept(*level.name.split("_")):
+    for name in (*NAMES, "READ UNCOMMITTED"):
+        level = level_of(name)
+        if level is not None and words.accept(*name.split()):
             return level
-    for weak in ("COMMITTED", "UNCOMMITTED"):
-        if (words.word, words.ahead(1)) == ("READ", weak):
-            raise refuse(words, f"isolation level READ {weak}", "Use REPEATABLE READ or SERIALIZABLE.")
-    raise words.error("expected an isolation level", hint="SERIALIZABLE or REPEATABLE READ.")
+    raise words.error("expected an isolation level", hint=f"{', '.join(NAMES)}.")
 
 
 def _mode_error(words: Words) -> Exception:
@@ -79,24 +78,29 @@ def _noise(words: Words) -> None:
 
 def _end(action: str) -> Callable[[Words], TransactionControl]:
     def read(words: Words) -> TransactionControl:
-        name = words.take().text.upper()
+        verb = words.take().text.upper()
         if words.word == "PREPARED":
-            raise refuse(words, f"{name} PREPARED")
+            raise refuse(words, f"{verb} PREPARED")
         _noise(words)
-        if words.word == "TO":
-            raise refuse(words, "ROLLBACK TO SAVEPOINT")
+        if action == "rollback" and words.accept("TO"):
+            words.accept("SAVEPOINT")
+            return TransactionControl("rollback to", name=words.name("the name of a savepoint"))
         if words.accept("AND") and not words.accept("NO", "CHAIN"):
-            raise refuse(words, f"{name} AND CHAIN")
+            raise refuse(words, f"{verb} AND CHAIN")
         return TransactionControl(action)
 
     return read
 
 
-def _refused(what: str) -> Callable[[Words], TransactionControl]:
-    def read(words: Words) -> TransactionControl:
-        raise refuse(words, what)
+def _savepoint(words: Words) -> TransactionControl:
+    words.expect("SAVEPOINT")
+    return TransactionControl("savepoint", name=words.name("the name of a savepoint"))
 
-    return read
+
+def _release(words: Words) -> TransactionControl:
+    words.expect("RELEASE")
+    words.accept("SAVEPOINT")
+    return TransactionControl("release", name=words.name("the name of a savepoint"))
 
 
 def _set(words: Words) -> Setting:
@@ -153,8 +157,8 @@ _STATEMENTS: dict[str, Callable[[Words], TransactionControl | Setting]] = {
     "END": _end("commit"),
     "ROLLBACK": _end("rollback"),
     "ABORT": _end("rollback"),
-    "SAVEPOINT": _refused("SAVEPOINT"),
-    "RELEASE": _refused("RELEASE SAVEPOINT"),
+    "SAVEPOINT": _savepoint,
+    "RELEASE": _release,
     "SET": _set,
     "SHOW": _show,
     "RESET": _reset,

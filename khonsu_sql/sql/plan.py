@@ -117,11 +117,12 @@ class DropTable(msgspec.Struct, frozen=True):
 
 
 class TransactionControl(msgspec.Struct, frozen=True):
-    """`action`: begin, commit, rollback. Options None = the session's default."""
+    """`action`: begin, commit, rollback, savepoint, release, rollback to. Options None = the session's default. `name`: of a savepoint."""
 
     action: str
     isolation: Isolation | None = None
     read_only: bool | None = None
+    name: str = ""
 
 
 class Setting(msgspec.Struct, frozen=True):

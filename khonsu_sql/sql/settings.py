@@ -16,6 +16,7 @@ import msgspec
 
 from khonsu_engine.commands import Isolation
 from khonsu_sql.errors import FeatureNotSupported, InvalidParameterValue, UndefinedObject
+from khonsu_sql.isolation import NAMES, level_of, name_of
 from khonsu_sql.session import ColumnInfo, Result
 
 __all__ = ["LATER", "SPECS", "SettingSpec", "Settings", "change", "show"]
@@ -70,18 +71,14 @@ def _positive(text: str) -> int:
 
 
 def _isolation(text: str) -> Isolation:
-    name = "_".join(text.replace("_", " ").split()).upper()
-    if name in ("READ_COMMITTED", "READ_UNCOMMITTED"):
-        raise FeatureNotSupported(
-            f"isolation level {name.replace('_', ' ')} is not supported yet", hint="Use REPEATABLE READ or SERIALIZABLE."
-        )
-    if name not in Isolation.__members__:
-        raise ValueError("it must be serializable or repeatable read")
-    return Isolation[name]
+    level = level_of(text)
+    if level is None:
+        raise ValueError(f"it must be one of {', '.join(NAMES).lower()}")
+    return level
 
 
 def _level(value: Isolation) -> str:
-    return value.name.replace("_", " ").lower()
+    return name_of(value).lower()
 
 
 def _point_path() -> bool:

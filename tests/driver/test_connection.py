@@ -80,8 +80,8 @@ def test_isolation_level_is_settable_between_transactions(connect: Any) -> None:
     assert connection.isolation_level == "REPEATABLE READ"
     connection.isolation_level = Isolation.SERIALIZABLE
     assert connection.isolation_level == "SERIALIZABLE"
-    with pytest.raises(khonsu_sql.NotSupportedError):
-        connection.isolation_level = "READ COMMITTED"
+    connection.isolation_level = "read uncommitted"
+    assert connection.isolation_level == "READ COMMITTED"
     with pytest.raises(khonsu_sql.InvalidOptionValue):
         connection.autocommit = 1
 
@@ -157,13 +157,56 @@ def test_a_read_only_transaction_block(accounts: Connection) -> None:
     assert balance(accounts, 1) == 100
 
 
-def test_transaction_blocks_do_not_nest_yet(accounts: Connection) -> None:
+def test_nested_blocks_are_savepoints(accounts: Connection) -> None:
+    def withdraw(amount: int) -> None:
+        accounts.execute("UPDATE accounts SET balance = balance - ? WHERE id = 1", (amount,))
+
     with accounts.transaction():
-        with pytest.raises(khonsu_sql.NotSupportedError) as caught, accounts.transaction():
+        withdraw(10)
+        with accounts.transaction():
+            withdraw(20)
+            with pytest.raises(ZeroDivisionError), accounts.transaction():
+                withdraw(40)
+                1 / 0  # noqa: B018 - any exception
+        with pytest.raises(khonsu_sql.UndefinedTable), accounts.transaction():
+            accounts.execute("SELECT * FROM nowhere")
+        assert accounts.transaction_status == "active"
+        with pytest.raises(khonsu_sql.InvalidTransactionTermination), accounts.transaction():
+            accounts.commit()
+    assert (accounts.transaction_status, balance(accounts, 1)) == ("idle", 70)
+
+
+def test_a_nested_block_takes_no_options(accounts: Connection) -> None:
+    with accounts.transaction():
+        with pytest.raises(khonsu_sql.ActiveSqlTransaction), accounts.transaction(isolation_level="READ COMMITTED"):
             pass
-        assert caught.value.sqlstate == "0A000"
         accounts.execute("UPDATE accounts SET balance = 7 WHERE id = 1")
     assert balance(accounts, 1) == 7
+
+
+def test_ctrl_c_in_a_nested_block_takes_the_whole_transaction_along(accounts: Connection) -> None:
+    with pytest.raises(KeyboardInterrupt), accounts.transaction():
+        accounts.execute("UPDATE accounts SET balance = 7 WHERE id = 1")
+        with accounts.transaction():
+            accounts.execute("UPDATE accounts SET balance = 8 WHERE id = 1")
+            raise KeyboardInterrupt
+    assert (accounts.transaction_status, balance(accounts, 1)) == ("idle", 100)
+
+
+def test_results_of_what_is_rolled_back_to_a_savepoint_end_with_it(accounts: Connection) -> None:
+    accounts.execute("UPDATE accounts SET balance = 1 WHERE id = 1")
+    before = accounts.execute("SELECT * FROM accounts ORDER BY id")
+    accounts.execute("SAVEPOINT s")
+    accounts.execute("UPDATE accounts SET balance = 2 WHERE id = 1")
+    after = accounts.execute("SELECT * FROM accounts ORDER BY id")
+    accounts.execute("ROLLBACK TO s")
+    with pytest.raises(khonsu_sql.InvalidCursorState):
+        after.fetchone()
+    first = before.fetchone()
+    assert first is not None and first[2] == 1
+    accounts.rollback()
+    with pytest.raises(khonsu_sql.InvalidCursorState):
+        before.fetchone()
 
 
 @pytest.mark.parametrize("action", ["commit", "rollback"])

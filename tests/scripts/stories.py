@@ -17,7 +17,7 @@ from typing import Any
 
 import khonsu_sql
 
-LEVELS = ("SERIALIZABLE", "REPEATABLE READ")
+LEVELS = ("SERIALIZABLE", "REPEATABLE READ", "READ COMMITTED")
 
 STEP = re.compile(r"(?P<session>\w+)(?:\((?P<mode>open|names)\))?> ?(?P<sql>.*)$")
 COMMAND = re.compile(r"! (?P<verb>\w+)(?: (?P<session>\w+))?(?: (?P<rest>.*))?$")

@@ -82,7 +82,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 SMALL = """# A comment before everything.
 === A story
-levels: serializable, repeatable read
+levels: serializable, repeatable read, read committed
 
 a> CREATE TABLE t (x INTEGER,
   y INTEGER);
