@@ -209,7 +209,8 @@ def _change_matches(change: Any, read: ReadPredicate, matches: Callable[[Row], b
 
 
 def in_range(key: Any, range: KeyRange) -> bool:
-    """Is `key` within `range`? A comparison that fails counts as yes (widen, never narrow)."""
+    """Is `key` within `range`? A comparison that fails counts as yes, and so does one with NaN, which Python orders with nothing and
+    we above everything: only a key that is certainly outside is outside (widen, never narrow)."""
     try:
         return _above(key, range.low, range.low_inclusive) and _below(key, range.high, range.high_inclusive)
     except TypeError:
@@ -220,11 +221,11 @@ def _above(key: Any, low: Any, inclusive: bool) -> bool:
     if low is None:
         return True
     part = key[: len(low)] if isinstance(low, tuple) else key
-    return bool(part >= low) if inclusive else bool(part > low)
+    return not part < low if inclusive else not part <= low
 
 
 def _below(key: Any, high: Any, inclusive: bool) -> bool:
     if high is None:
         return True
     part = key[: len(high)] if isinstance(high, tuple) else key
-    return bool(part <= high) if inclusive else bool(part < high)
+    return not part > high if inclusive else not part >= high
