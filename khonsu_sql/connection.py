@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 from khonsu_engine.commands import Isolation
+from khonsu_engine.locks import Locking
 from khonsu_sql import databases, dsn, errors
 from khonsu_sql.block import TransactionBlock
 from khonsu_sql.cursor import Cursor
@@ -49,7 +50,7 @@ def connect(
     database: str | os.PathLike[str] = ":memory:",
     *,
     isolation_level: str | Isolation | None = None,
-    locking: str | None = None,
+    locking: str | Locking | None = None,
     on_conflict: str | None = None,
     autocommit: bool = False,
     read_only: bool = False,
@@ -64,30 +65,27 @@ def connect(
     `isolation_level`  SERIALIZABLE (default), REPEATABLE READ or READ COMMITTED
     `autocommit`       False: a transaction begins with the first statement; True: each statement is one
     `read_only`        writes are refused (25006), and a database that does not exist is not made
-    `timeout`          seconds to wait for a lock (lock_timeout); nothing takes locks before the locking modes come
+    `timeout`          seconds to wait for a lock (lock_timeout; 55P03 then); 0 is without end
+    `locking`          how transactions meet rivals: OPTIMISTIC, ADAPTIVE (default) or PESSIMISTIC
     `synchronous`      when a commit is acknowledged: full (on disk), normal (on disk 100 ms later at the latest), off
     `limits`           bounds of the engine (`khonsu_engine.limits.Limits`); like `synchronous` one for all connections
-    `locking`, `on_conflict`  refused by name until their versions come (0A000)
+    `on_conflict`      refused by name until its version comes (0A000)
 
     Raises `CannotConnect`, `ObjectInUse` (another process has it, or other options are in force here), `DataCorrupted`,
     `InvalidOption` and `InvalidOptionValue` (both `InterfaceError`).
     """
-    dsn.refuse_unknown({"locking": locking, "on_conflict": on_conflict, **unknown})
+    dsn.refuse_unknown({"on_conflict": on_conflict, **unknown})
     target = dsn.parse(database)
-    given = (isolation_level, autocommit, read_only, timeout, synchronous, limits)
+    given = (isolation_level, autocommit, read_only, timeout, synchronous, limits, locking)
     options = dsn.options_of(dict(zip(dsn.NAMES, given, strict=True)), target.options)
     lease = databases.acquire(target, options)
     try:
-        return Connection(_session(lease, options), lease)
+        from khonsu_sql.local import session_on
+
+        return Connection(session_on(lease.database, options), lease)
     except BaseException:
         lease.release()
         raise
-
-
-def _session(lease: databases.Lease, options: dsn.Options) -> Session:
-    from khonsu_sql.local import LocalSession
-
-    return LocalSession(lease.database, isolation=options.isolation, autocommit=options.autocommit, read_only=options.read_only)
 
 
 class Connection:
@@ -173,14 +171,17 @@ class Connection:
             self._refuse_in_block("rollback()")
             session.rollback()
 
-    def transaction(self, *, isolation_level: str | Isolation | None = None, read_only: bool | None = None) -> TransactionBlock:
+    def transaction(
+        self, *, isolation_level: str | Isolation | None = None, read_only: bool | None = None, locking: str | Locking | None = None
+    ) -> TransactionBlock:
         """`with connection.transaction():` runs its block in one transaction: committed at its end, rolled back after an exception.
 
         Within a transaction the block is a savepoint: its end releases it, an exception rolls back to it. None = the connection's own
         setting; within a transaction options are refused (25001).
         """
         isolation = None if isolation_level is None else dsn.isolation_of(isolation_level)
-        return TransactionBlock(self, TransactionOptions(isolation, read_only))
+        mode = None if locking is None else dsn.locking_of(locking)
+        return TransactionBlock(self, TransactionOptions(isolation, read_only, mode))
 
     @property
     def last_commit(self) -> Outcome | None:

@@ -17,18 +17,19 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from khonsu_engine.errors import SerializationConflict
+from khonsu_engine.locks import Locking, LockWaiter
 from khonsu_engine.protocols import Ticket
-from khonsu_engine.restarts import Superseded
+from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_sql.errors import Error, ParameterMismatch, ProgrammingError, QueryCanceled
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
-from khonsu_sql.script import Unit, chained, parsed_of, script_of
+from khonsu_sql.script import Unit, bound, chained, script_of
 from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.session_transaction import SessionTransaction
 from khonsu_sql.sql import settings as setting_table
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
 from khonsu_sql.sql.execute import execute, execute_many
-from khonsu_sql.sql.plan import Setting, Statement, TransactionControl
+from khonsu_sql.sql.plan import Setting, TransactionControl
 from khonsu_sql.sql.query import Evaluator
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class SessionCore:
         self._evaluator = Evaluator(self._check_cancelled)
         self._cancelled = False
         self._work: Work | None = None
+        self._waiting: Ticket | None = None
 
     # --- stepping
 
@@ -83,7 +85,8 @@ class SessionCore:
         work = self._work
         assert work is not None, "nothing was waited for"
         try:
-            return next(work) if error is None else work.throw(error)
+            self._waiting = next(work) if error is None else work.throw(error)
+            return self._waiting
         except StopIteration as stop:
             self._work = None
             result: Result = stop.value
@@ -100,7 +103,7 @@ class SessionCore:
             case Ingest():
                 return self._ingest(request)
             case Begin(options=options):
-                return self._control(TransactionControl("begin", options.isolation, options.read_only))
+                return self._control(TransactionControl("begin", options.isolation, options.read_only, options.locking))
             case End(commit=commit):
                 return self._control(TransactionControl("commit" if commit else "rollback"))
             case Savepoint(action=action, name=name):
@@ -110,6 +113,9 @@ class SessionCore:
     def cancel(self) -> None:
         """Cancel the running statement, if any. From any thread."""
         self._cancelled = True
+        waiting = self._waiting
+        if isinstance(waiting, LockWaiter):
+            waiting.wake()
         self._evaluator.interrupt()
 
     def _check_cancelled(self) -> None:
@@ -161,7 +167,8 @@ class SessionCore:
         if self._ends():
             return (yield from self._run_by_itself(group, parameters, many))
         transaction = self._open(group)
-        results = [self._run(unit, parameters, many, transaction) for unit in group]
+        results: list[Result] = []
+        yield from self._run_each(group, parameters, many, transaction, results)
         if any(result.columns is not None for result in results):
             validity = self.transaction.shown()
             for result in results:
@@ -174,8 +181,8 @@ class SessionCore:
         for attempt in count(1):
             results: list[Result] = []
             try:
-                transaction = self._open(group)
-                results += (self._run(unit, parameters, many, transaction) for unit in group)
+                transaction = self._open(group, attempt)
+                yield from self._run_each(group, parameters, many, transaction, results)
                 yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
                 break
             except BaseException as error:
@@ -189,14 +196,23 @@ class SessionCore:
                 raise
         return results
 
-    def _open(self, group: Sequence[Unit]) -> LocalTransaction:
-        return self.transaction.open(next((unit.writes for unit in group if not unit.alone), False))
+    def _open(self, group: Sequence[Unit], attempt: int | None = None) -> LocalTransaction:
+        """`attempt`: of a transaction of this one call. It takes no locks until it has lost twice."""
+        locking = None if attempt is None else Locking.OPTIMISTIC if attempt <= 2 else Locking.PESSIMISTIC
+        return self.transaction.open(next((unit.writes for unit in group if not unit.alone), False), locking)
 
     def _ends(self) -> bool:
         """Is what runs now a transaction by itself?"""
         return self.autocommit and self.transaction.status is TransactionStatus.IDLE
 
-    def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
+    def _run_each(
+        self, group: Sequence[Unit], parameters: Parameters, many: bool, transaction: LocalTransaction, results: list[Result]
+    ) -> Generator[Ticket, None, None]:
+        for unit in group:
+            result = yield from self._run(unit, parameters, many, transaction)
+            results.append(result)
+
+    def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Work:
         """One statement inside the open transaction. It starts again, unseen, when it meets a row newer than its snapshot."""
         if isinstance(unit.plan, Setting):
             return self._set(unit.plan)
@@ -209,37 +225,20 @@ class SessionCore:
             except Superseded as cause:
                 transaction.undo_statement(mark)
                 transaction.renew(cause, last=attempt == RESTARTS_MAX)
+            except LockWait as cause:
+                transaction.undo_statement(mark)
+                yield cause.ticket
+                transaction.renew_after_wait()
         transaction.fresh = False
         return result
 
     def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
-        statement = self._bound(unit, transaction)
-        context = self._context(transaction)
-        if many:
-            return execute_many(statement, parameters, context)
-        return execute(statement, parameters, context)
+        statement = bound(unit, transaction, self._plans, self.settings)
+        run = execute_many if many else execute
+        return run(statement, parameters, self._context(transaction))
 
     def _context(self, transaction: LocalTransaction) -> Context:
         return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)
-
-    def _bound(self, unit: Unit, transaction: LocalTransaction) -> Statement:
-        """The statement against this transaction's catalog: from the cache, else bound now (and kept, unless it is private)."""
-        catalog = transaction.catalog
-        if unit.sql is not None:
-            statement = self._plans.find(unit.sql, catalog)
-            if statement is not None:
-                return statement
-        from khonsu_sql.sql.bind import bind
-        from khonsu_sql.sql.point import compiled
-
-        parsed = unit.parsed
-        if parsed is None:
-            assert unit.sql is not None
-            parsed = parsed_of(unit.sql, self.settings)[0]
-        statement = compiled(bind(parsed, catalog))
-        if unit.sql is not None and not transaction.changed_catalog:
-            self._plans.add(unit.sql, statement, catalog)
-        return statement
 
     def _run_alone(self, unit: Unit, parameters: Parameters) -> Work:
         """Transaction control and settings: they begin no transaction."""
@@ -257,10 +256,11 @@ class SessionCore:
 
     def _control(self, plan: TransactionControl) -> Work:
         if plan.action == "begin":
-            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only))
+            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only, plan.locking))
             return Result(None, -1, "BEGIN")
         if plan.name:
-            return self._savepoint(plan)
+            self.transaction.savepoints(plan.action, plan.name, begins=not self.autocommit)
+            return Result(None, -1, plan.action.split()[0].upper())
         idle = self.transaction.status is TransactionStatus.IDLE
         if plan.action == "commit":
             yield from self.transaction.commit()
@@ -268,29 +268,18 @@ class SessionCore:
             self.transaction.rollback()
         return Result(None, -1, plan.action.upper(), notices=("there is no transaction in progress",) if idle else ())
 
-    def _savepoint(self, plan: TransactionControl) -> Result:
-        transaction = self.transaction
-        if plan.action == "rollback to":
-            transaction.rollback_to(plan.name)
-            return Result(None, -1, "ROLLBACK")
-        if plan.action == "release":
-            transaction.release(plan.name)
-            return Result(None, -1, "RELEASE")
-        if transaction.status is TransactionStatus.IDLE and not self.autocommit:
-            transaction.begin(TransactionOptions())
-        transaction.savepoint(plan.name)
-        return Result(None, -1, "SAVEPOINT")
-
     def _ingest(self, request: Ingest) -> Work:
         from khonsu_sql.sql.ingest import ingest
 
         ends = self._ends()
         transaction = self.transaction.open(writes_first=True)
         try:
+            transaction.restarts = False  # the reader is read once
             count = ingest(request.table, request.reader, request.mode, self._context(transaction))
         except BaseException as error:
             yield from self.transaction.fail(error, ends=ends)
             raise
+        transaction.restarts, transaction.fresh = True, False
         if ends:
             yield from self.transaction.commit()
         return Result(None, count, "INGEST")

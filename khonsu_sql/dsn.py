@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from khonsu_engine.commands import Isolation
+from khonsu_engine.locks import Locking
 from khonsu_sql.errors import CannotConnect, FeatureNotSupported, InterfaceError, InvalidOption, InvalidOptionValue
 from khonsu_sql.isolation import NAMES as NAMES_OF_LEVELS
 from khonsu_sql.isolation import level_of
@@ -29,12 +30,11 @@ from khonsu_sql.isolation import level_of
 if TYPE_CHECKING:
     from khonsu_engine.limits import Limits
 
-__all__ = ["Options", "Target", "isolation_of", "options_of", "parse", "refuse_unknown"]
+__all__ = ["Options", "Target", "isolation_of", "locking_of", "options_of", "parse", "refuse_unknown"]
 
 MEMORY = ":memory:"
 SYNCHRONOUS = ("full", "normal", "off")
 LATER = {
-    "locking": "locking modes",
     "on_conflict": "conflict policies",
     "read_from": "remote connections",
     "tls": "remote connections",
@@ -63,10 +63,11 @@ class Options(msgspec.Struct, frozen=True):
     timeout_seconds: float = 10.0
     synchronous: str = "full"
     limits: Limits | None = None
+    locking: Locking = Locking.ADAPTIVE
 
 
-NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits")
-DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None), strict=True))
+NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits", "locking")
+DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None, None), strict=True))
 
 
 def parse(database: str | os.PathLike[str]) -> Target:
@@ -118,6 +119,7 @@ def options_of(given: Mapping[str, Any], url: Mapping[str, str]) -> Options:
         _seconds("timeout", chosen["timeout"]),
         _one_of("synchronous", chosen["synchronous"], SYNCHRONOUS),
         _limits(chosen["limits"]),
+        locking_of(chosen["locking"]),
     )
 
 
@@ -143,6 +145,18 @@ def isolation_of(value: Any) -> Isolation:
     if level is None:
         raise InvalidOptionValue(f"{value!r} is not an isolation level", hint=f"Use {', '.join(NAMES_OF_LEVELS)}.")
     return level
+
+
+def locking_of(value: Any) -> Locking:
+    """The mode `value` names: None (ADAPTIVE), a `Locking`, or text in any case."""
+    if value is None:
+        return Locking.ADAPTIVE
+    if isinstance(value, Locking):
+        return value
+    try:
+        return Locking[str(value).upper()]
+    except KeyError:
+        raise InvalidOptionValue(f"{value!r} is not a locking mode", hint="Use OPTIMISTIC, ADAPTIVE or PESSIMISTIC.") from None
 
 
 def _boolean(name: str, value: Any) -> bool:

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from khonsu_engine.columns.version import SnapshotPruned
-from khonsu_engine.committer import StaleTable
 from khonsu_engine.errors import EngineError
+from khonsu_engine.pending import StaleTable
 from khonsu_engine.restarts import Restart
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.plan import PointRead, PointWrite

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from khonsu_engine.commands import Isolation, Outcome
 from khonsu_engine.errors import EngineError
+from khonsu_engine.locks import Locking, LockWaiter
 from khonsu_sql.core import SessionCore
 from khonsu_sql.errors import translate
 from khonsu_sql.fast_lane import FastLane, wait_out
@@ -23,18 +24,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from khonsu_engine.database import Database
+    from khonsu_sql.dsn import Options
     from khonsu_sql.table_description import TableDescription
 
-__all__ = ["LocalSession"]
+__all__ = ["LocalSession", "session_on"]
 
 
 class LocalSession:
     """`session.Session` on an open `Database`, which it does not close."""
 
     def __init__(
-        self, database: Database, *, isolation: Isolation = Isolation.SERIALIZABLE, autocommit: bool = False, read_only: bool = False
+        self,
+        database: Database,
+        *,
+        isolation: Isolation = Isolation.SERIALIZABLE,
+        autocommit: bool = False,
+        read_only: bool = False,
+        locking: Locking = Locking.ADAPTIVE,
+        lock_timeout_seconds: float = 10.0,
     ) -> None:
-        settings = Settings(isolation=isolation, read_only=read_only)
+        settings = Settings(isolation=isolation, read_only=read_only, locking=locking, lock_timeout_seconds=lock_timeout_seconds)
         plans = _plans_of(database)
         self._database = database
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
@@ -77,7 +86,10 @@ class LocalSession:
         while not isinstance(answer, Result):
             failure: BaseException | None = None
             try:
-                wait_out(answer)
+                if isinstance(answer, LockWaiter):  # Ctrl-C ends it at once, whereas the outcome of a commit is always told
+                    answer.wait()
+                else:
+                    wait_out(answer)
             except BaseException as error:  # noqa: BLE001 - it is raised again by the core, which cleans up first
                 failure = error
             answer = core.step(Answered(failure))
@@ -146,9 +158,30 @@ class LocalSession:
     def isolation(self, value: Isolation) -> None:
         self._core.settings.default_transaction_isolation = value
 
+    @property
+    def locking(self) -> Locking:
+        """Of transactions that name none; the setting `locking`."""
+        return self._core.settings.locking
+
+    @locking.setter
+    def locking(self, value: Locking) -> None:
+        self._core.settings.locking = value
+
     def close(self) -> None:
         """Roll back. Idempotent."""
         self._core.close()
+
+
+def session_on(database: Database, options: Options) -> LocalSession:
+    """A session as a connection's options want it."""
+    return LocalSession(
+        database,
+        isolation=options.isolation,
+        autocommit=options.autocommit,
+        read_only=options.read_only,
+        locking=options.locking,
+        lock_timeout_seconds=options.timeout_seconds,
+    )
 
 
 _plans: WeakKeyDictionary[Database, PlanCache] = WeakKeyDictionary()

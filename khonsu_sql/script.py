@@ -1,4 +1,4 @@
-"""What one call consists of: its statements, before they are bound, and its results.
+"""What one call consists of: its statements, parsed, then bound one by one, and its results.
 
 Called by `core`. A call of one statement may be known to the plan cache already; then it is not parsed.
 """
@@ -15,9 +15,11 @@ from khonsu_sql.sql.execute import writes
 from khonsu_sql.sql.plan import Setting, Statement, TransactionControl
 
 if TYPE_CHECKING:
+    from khonsu_engine.transaction import LocalTransaction
+    from khonsu_sql.sql.cache import PlanCache
     from khonsu_sql.sql.settings import Settings
 
-__all__ = ["Unit", "chained", "parsed_of", "script_of"]
+__all__ = ["Unit", "bound", "chained", "script_of"]
 
 
 class Unit:
@@ -65,6 +67,26 @@ def parsed_of(sql: str, settings: Settings) -> Sequence[Any]:
     from khonsu_sql.sql.parse import parse
 
     return parse(sql, settings.statement_bytes_max)
+
+
+def bound(unit: Unit, transaction: LocalTransaction, plans: PlanCache, settings: Settings) -> Statement:
+    """The statement against this transaction's catalog: from the cache, else bound now (and kept, unless it is private)."""
+    catalog = transaction.catalog
+    if unit.sql is not None:
+        statement = plans.find(unit.sql, catalog)
+        if statement is not None:
+            return statement
+    from khonsu_sql.sql.bind import bind
+    from khonsu_sql.sql.point import compiled
+
+    parsed = unit.parsed
+    if parsed is None:
+        assert unit.sql is not None
+        parsed = parsed_of(unit.sql, settings)[0]
+    statement = compiled(bind(parsed, catalog))
+    if unit.sql is not None and not transaction.changed_catalog:
+        plans.add(unit.sql, statement, catalog)
+    return statement
 
 
 def chained(results: list[Result]) -> Result:

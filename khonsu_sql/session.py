@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from khonsu_engine.commands import Isolation, Outcome
+from khonsu_engine.locks import Locking
 from khonsu_sql.errors import InvalidCursorState
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TransactionOptions(msgspec.Struct, frozen=True):
 
     isolation: Isolation | None = None
     read_only: bool | None = None
+    locking: Locking | None = None
 
 
 class ColumnInfo(msgspec.Struct, frozen=True):
@@ -100,6 +102,7 @@ class Session(Protocol):
 
     autocommit: bool
     isolation: Isolation
+    locking: Locking
 
     @property
     def status(self) -> TransactionStatus: ...

@@ -9,7 +9,7 @@ Called by `core` only; calls the engine. What must be waited for is yielded as a
 Invariants: an engine transaction is opened by the first statement, not by BEGIN, because that statement decides where it reads (a
 first write at the last published commit, a first read at the last durable one). In FAILED it is still open only if there is a
 savepoint to go back to. Whatever `commit` raises, the transaction has ended. No row and no error leaves that depends on a commit
-which is not durable. Left out: waiting for locks (issue B).
+which is not durable.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from khonsu_engine.commands import Outcome
+from khonsu_engine.commands import Isolation, Outcome
 from khonsu_engine.errors import EngineError
+from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
+from khonsu_engine.restarts import LockWait
 from khonsu_sql.errors import ActiveSqlTransaction, InFailedSqlTransaction, InvalidSavepointSpecification, NoActiveSqlTransaction
 from khonsu_sql.session import TransactionOptions, TransactionStatus, Validity
 
@@ -79,20 +81,28 @@ class SessionTransaction:
         self.explicit = True
         self.status = TransactionStatus.ACTIVE
 
-    def open(self, writes_first: bool) -> LocalTransaction:
-        """The engine transaction, begun now if this is the first statement."""
+    def open(self, writes_first: bool, locking: Locking | None = None) -> LocalTransaction:
+        """The engine transaction, begun now if this is the first statement. `locking`: instead of what the options and settings say."""
         self.refuse_if_failed()
         if self.engine is None:
             options, settings = self._options, self._settings
+            isolation = options.isolation or settings.default_transaction_isolation
             self.engine = self._database.begin(
-                options.isolation or settings.default_transaction_isolation,
+                isolation,
                 read_only=settings.default_transaction_read_only if options.read_only is None else options.read_only,
                 writes_first=writes_first,
                 name=self.name,
                 restarts=True,
+                locking=self._locking(isolation) if locking is None else locking,
+                lock_timeout_seconds=settings.lock_timeout or None,
             )
             self.status = TransactionStatus.ACTIVE
         return self.engine
+
+    def _locking(self, isolation: Isolation) -> Locking:
+        """READ COMMITTED promises that nobody commits over what it wrote, which takes hard locks, unless it was told to be optimistic."""
+        chosen = self._settings.locking if self._options.locking is None else self._options.locking
+        return Locking.PESSIMISTIC if chosen and isolation is Isolation.READ_COMMITTED else chosen
 
     def shown(self) -> Validity | None:
         """What a result must carry that shows this transaction's own writes; None while there are none."""
@@ -103,6 +113,17 @@ class SessionTransaction:
         return self._shown[-1]
 
     # --- savepoints
+
+    def savepoints(self, action: str, name: str, *, begins: bool) -> None:
+        """`action`: savepoint, release or rollback to. `begins`: without a transaction SAVEPOINT begins one."""
+        if action == "rollback to":
+            self.rollback_to(name)
+        elif action == "release":
+            self.release(name)
+        else:
+            if begins and self.status is TransactionStatus.IDLE:
+                self.begin(TransactionOptions())
+            self.savepoint(name)
 
     def savepoint(self, name: str) -> None:
         """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind. Raises 25P01, 25P02."""
@@ -153,7 +174,7 @@ class SessionTransaction:
         if transaction is None:
             return
         try:
-            answer = transaction.commit()
+            answer = yield from _committed(transaction)
         except BaseException as error:
             if shown and transaction.outcome is None:
                 _break(shown)
@@ -214,6 +235,15 @@ class SessionTransaction:
             ticket = self._database.committer.durable_ticket(timestamp)
             if ticket is not None:
                 yield ticket
+
+
+def _committed(transaction: LocalTransaction) -> Generator[Ticket, None, Outcome | Ticket]:
+    """What its commit says, once nobody has locked what it writes."""
+    while True:
+        try:
+            return transaction.commit()
+        except LockWait as wait:
+            yield wait.ticket
 
 
 def _known_by(error: BaseException) -> Timestamp:

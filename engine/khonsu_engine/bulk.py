@@ -1,6 +1,6 @@
 """Bulk writes: many new rows become sorted segment files *ahead* of the commit that names them.
 
-Called by `LocalTransaction.put_bulk` and, for what was not committed, by its end. Rows stream in as Arrow batches, are
+Called by `TransactionWriter.put_bulk` and, for what was not committed, by its end. Rows stream in as Arrow batches, are
 sorted in runs of `Limits.bulk_run_rows`, checked for duplicates among themselves, in the transaction and in its snapshot, and
 written. Nothing of it is visible to others before the commit; a file no record names is swept at the next open.
 
@@ -23,7 +23,7 @@ from khonsu_engine.schema.catalog import Table
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
-    from khonsu_engine.transaction import LocalTransaction
+    from khonsu_engine.writing import TransactionWriter
 
 __all__ = ["BulkWriter"]
 
@@ -34,7 +34,7 @@ class BulkWriter:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def write(self, transaction: LocalTransaction, table: Table, batches: Iterator[pa.RecordBatch], *, truncate: bool) -> Bulk:
+    def write(self, transaction: TransactionWriter, table: Table, batches: Iterator[pa.RecordBatch], *, truncate: bool) -> Bulk:
         """All `batches` as segments. Raises UniqueViolation; then no file is left behind."""
         segments: list[Segment] = []
         try:
@@ -48,7 +48,7 @@ class BulkWriter:
         files = tuple(BulkFile(segment.meta.name, encode_meta(segment.meta, table)) for segment in segments)
         return Bulk(table.id, files, tuple(segments), transaction.read_timestamp, truncate)
 
-    def _sorted_run(self, transaction: LocalTransaction, table: Table, run: list[pa.RecordBatch]) -> list[Segment]:
+    def _sorted_run(self, transaction: TransactionWriter, table: Table, run: list[pa.RecordBatch]) -> list[Segment]:
         rows = sort_batches(table, run, segment_schema(table))
         twice = find_duplicate(table, rows)
         if twice is not None:
@@ -57,7 +57,7 @@ class BulkWriter:
         return write_segments(database.store, table, (rows,), limits=database.limits, new_name=database.new_file_name)
 
     def _refuse_duplicates(
-        self, transaction: LocalTransaction, table: Table, segment: Segment, earlier: list[Segment], truncate: bool
+        self, transaction: TransactionWriter, table: Table, segment: Segment, earlier: list[Segment], truncate: bool
     ) -> None:
         shared = (common_key(segment, other) for other in earlier)
         key = next((found for found in shared if found is not None), None)

@@ -20,6 +20,7 @@ from khonsu_engine.mvcc.predicates import Predicate
 __all__ = [
     "ALL_COLUMNS",
     "EVERY_KEY",
+    "Blocked",
     "Bulk",
     "BulkFile",
     "Command",
@@ -192,6 +193,13 @@ class Refusal(msgspec.Struct, frozen=True):
     keys: tuple[Any, ...]
     timestamp: Timestamp
     other: TransactionId = b""
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """A commit that must wait: somebody else has a hard lock on `target` (a key or a `KeyRange`) of `table`. Nothing happened."""
+
+    table: TableId
+    target: Any
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

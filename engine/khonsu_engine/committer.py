@@ -6,7 +6,8 @@ thread itself sequences under the commit latch: validate, stamp, one `put`, inst
 Invariants: append → publish → sync → acknowledge; nothing under the latch waits, calls DuckDB or opens a file. From the
 stamp on a commit is `_pending`; its finish may be interrupted (Ctrl-C) and repeated by this thread or the next holder of the
 latch, so a commit is whole or absent. A failed sync is final: *durable* stays, writes are refused, owners get "unknown".
-Left out: locks, policies and refresh (issue B); other tenures than 0 (cluster).
+Whoever writes what another has locked hard is sent away to wait, before anything is validated. Left out: policies (issue B); other
+tenures than 0 (cluster).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import (
+    Blocked,
     Bulk,
     Commit,
     Committed,
@@ -36,8 +38,11 @@ from khonsu_engine.commands import (
 from khonsu_engine.errors import EngineClosed, EngineError, StoreFailed
 from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import INLINE_BODY_BYTES_MAX, Limits
+from khonsu_engine.locks import Locks
 from khonsu_engine.mvcc.clock import next_timestamp
 from khonsu_engine.mvcc.horizon import Readers
+from khonsu_engine.mvcc.lock_table import LockOwner
+from khonsu_engine.pending import Pending, StaleTable
 from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, validate
@@ -45,30 +50,12 @@ from khonsu_engine.storage import keys, log
 from khonsu_engine.syncer import Syncer, Synchronous
 from khonsu_engine.tickets import CommitTicket, outcome_unknown
 
-__all__ = ["Committer", "StaleTable"]
+__all__ = ["Committer"]
+
+Ordered = Outcome | CommitTicket | Refusal | Blocked
 
 PREVALIDATE_READS_MIN = 64
 CHANGES_TRIM = 512
-
-
-class StaleTable(Exception):
-    """`write_point` cannot do it: the table was changed meanwhile, or the row is too large."""
-
-
-class _Pending:
-    """A stamped record on its way: appended once, installed once, each of them repeatable. `files`: those the record names."""
-
-    __slots__ = ("appended", "files", "hash", "installation", "outcome", "raw")
-
-    def __init__(
-        self, outcome: Outcome, installation: Installation | Reservation, raw: bytes, digest: bytes, files: tuple[str, ...] = ()
-    ) -> None:
-        self.outcome = outcome
-        self.installation = installation
-        self.raw = raw
-        self.hash = digest
-        self.files = files
-        self.appended = False
 
 
 class Committer:
@@ -82,6 +69,7 @@ class Committer:
         synchronous: Synchronous,
         readers: Callable[[], Readers],
         new_id: Callable[[bytes], TransactionId],
+        locks: Locks,
     ) -> None:
         self.latch = threading.Lock()
         self.state = state
@@ -91,12 +79,13 @@ class Committer:
         self.conflicts: dict[str, int] = {}
         self.on_due: Callable[[], None] = _nothing
         self._new_id = new_id
+        self._locks = locks
         self.due = False
         self._store = store
         self._limits = limits
         self._logged = store.durable
         self.syncer = Syncer(self.latch, state, store, synchronous, limits.sync_delay_seconds, self._settle_left, readers)
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
 
     @property
     def failure(self) -> Exception | None:
@@ -105,24 +94,24 @@ class Committer:
 
     # -- committing -----------------------------------------------------------------------------------------------
 
-    def commit(self, command: Commit, effects: tuple[Effect, ...]) -> Outcome | CommitTicket | Refusal:
-        """Order `command`. A refusal: nothing happened. A ticket: published, not durable yet.
+    def commit(self, command: Commit, effects: tuple[Effect, ...], owner: LockOwner | None = None) -> Ordered:
+        """Order `command`. A refusal, or a lock in the way of `owner`: nothing happened. A ticket: published, not durable yet.
 
         Raises StoreFailed (nothing happened). After a BaseException from elsewhere (Ctrl-C) `outcome` tells how it ended."""
         flags = 0
         try:
             body, flags = self._encode(command, effects)
-            result = self._sequence(command, effects, body, flags)
+            result = self._sequence(command, effects, body, flags, owner)
         except BaseException:
             self._discard_body(command, flags)
             raise
-        if isinstance(result, Refusal):
+        if isinstance(result, Refusal | Blocked):
             self._discard_body(command, flags)
         elif self.due:
             self.on_due()
         return result
 
-    def _sequence(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int) -> Outcome | CommitTicket | Refusal:
+    def _sequence(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int, owner: LockOwner | None) -> Ordered:
         self._refuse_if_failed()  # a conflict would be tried again
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):
@@ -132,12 +121,23 @@ class Committer:
         with self.latch:
             self._settle_left()
             self._refuse_if_failed()
+            if self._locks.has_hard:
+                held = self._locks.in_the_way(owner, command)
+                if held is not None:
+                    return held
             refusal = validate(self.state, command, floor)
             if refusal is not None:
                 return self._counted(refusal)
             self._pending = self._stamp(command.transaction_id, effects, command.bulk, body, flags)
             outcome = self._settle()
             return self._sequenced(effects, outcome) or outcome
+
+    def barrier(self) -> None:
+        """Return when every commit has ended that did not see what the caller did before (took a hard lock)."""
+        if self.latch.locked():
+            stand_back(self.latch)
+        with self.latch:
+            self._settle_left()
 
     def _counted(self, refusal: Refusal) -> Refusal:
         self.conflicts[refusal.rule] = self.conflicts.get(refusal.rule, 0) + 1
@@ -162,7 +162,7 @@ class Committer:
         `change`: the row (None: absent) -> the new one (None: delete), or the very same for "nothing to do"; it runs under the
         commit latch, so it computes in microseconds, waits for nothing, and may raise: then nothing happened. `name`: of the
         connection. Returns whether the row changed, and a ticket for what is not durable yet: the commit, or what was read.
-        Raises StaleTable when `table` is no longer the table, or the row is too large for this way."""
+        Raises StaleTable when `table` is no longer the table, the row is too large for this way, or somebody has locked it."""
         if self.latch.locked():
             stand_back(self.latch)
         with self.latch:
@@ -170,6 +170,8 @@ class Committer:
             self._refuse_if_failed()
             state = self.state
             if state.catalog.by_id.get(table.id) is not table:
+                raise StaleTable
+            if self._locks.has_hard and self._locks.holds_back(table.id, key):
                 raise StaleTable
             before = state.tables[table.id].get(key, state.published)
             assert before is not PRUNED, "the newest version is never pruned"
@@ -218,12 +220,12 @@ class Committer:
 
     def _stamp(
         self, transaction_id: TransactionId, effects: tuple[Effect, ...], bulk: tuple[Bulk, ...], body: log.Body, flags: int
-    ) -> _Pending:
+    ) -> Pending:
         index, timestamp = self._next()
         record = Committed(index, timestamp, transaction_id, effects, tuple((part.table, part.truncate, part.files) for part in bulk))
         raw, digest = self._seal(log.COMMITTED, body, index, timestamp, transaction_id, flags)
         files = tuple(file.name for part in bulk for file in part.files) + ((log.body_name(transaction_id),) if flags else ())
-        return _Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest, files)
+        return Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest, files)
 
     def _next(self) -> tuple[int, Timestamp]:
         state = self.state
@@ -260,7 +262,7 @@ class Committer:
             with suppress(Exception):
                 self._settle()
 
-    def _finish(self, pending: _Pending) -> Outcome:
+    def _finish(self, pending: Pending) -> Outcome:
         """Append, install, publish, have it synced. Every step may be repeated: same key and record, same versions."""
         if self._logged and not pending.appended:
             self._append(pending)
@@ -272,7 +274,7 @@ class Committer:
         self.commits += 1
         return pending.outcome
 
-    def _append(self, pending: _Pending) -> None:
+    def _append(self, pending: Pending) -> None:
         try:
             self._store.put(keys.log_key(pending.outcome.index), pending.raw)
         except EngineError:
@@ -334,7 +336,7 @@ class Committer:
             index, timestamp = self._next()
             raw, digest = self._seal(log.RESERVED, log.encode_reserved(counter, first + count), index, timestamp, bytes(16), 0)
             reservation = Reservation(Reserved(index, timestamp, counter, first + count))
-            self._pending = _Pending(Outcome(bytes(16), timestamp, index), reservation, raw, digest)
+            self._pending = Pending(Outcome(bytes(16), timestamp, index), reservation, raw, digest)
             self._settle()
         return first
 

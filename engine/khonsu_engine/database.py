@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from khonsu_engine.bulk import BulkWriter
@@ -23,6 +24,7 @@ from khonsu_engine.committer import Committer
 from khonsu_engine.errors import CannotConnect, EngineClosed, EngineError, StoreFailed
 from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import DEFAULT, Limits
+from khonsu_engine.locks import Locking, Locks
 from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
 from khonsu_engine.protocols import Store
@@ -61,7 +63,10 @@ class Database:
         recovered = recovery.recover(store)
         self.state: State = recovered.state
         self.snapshots = SnapshotRegistry(self.state, lambda: self.committer.failure is None)
-        self.committer = Committer(self.state, store, limits, synchronous, self.snapshots.readers, self.new_transaction_id)
+        self.locks = Locks()
+        self.begun = count(1)
+        """Numbers transactions that lock: who began last is the youngest."""
+        self.committer = Committer(self.state, store, limits, synchronous, self.snapshots.readers, self.new_transaction_id, self.locks)
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
@@ -107,17 +112,20 @@ class Database:
         writes_first: bool = False,
         name: bytes | None = None,
         restarts: bool = False,
+        locking: Locking = Locking.OPTIMISTIC,
+        lock_timeout_seconds: float | None = None,
     ) -> LocalTransaction:
         """Begin a transaction. It reads at the last durable commit, or with `writes_first` at the last published one.
 
         `name`: the 8 random bytes of the connection it belongs to (drawn here when None). `restarts`: the caller runs statements
-        again that meet a newer row (`restarts.Superseded`); else such a write is found at the commit."""
+        again that meet a newer row (`restarts.Superseded`); else such a write is found at the commit. `locking`: whether its writes
+        take locks, for which they may have to wait (`restarts.LockWait`), a hard one at most `lock_timeout_seconds`."""
         if self.closed:
             raise EngineClosed("the database is closed")
         name = name or os.urandom(8)  # (which gives up the interpreter: not under the latch)
 
         def make(timestamp: Timestamp, tables: Tables) -> LocalTransaction:
-            return LocalTransaction(self, name, isolation, read_only, timestamp, tables, restarts)
+            return LocalTransaction(self, name, isolation, read_only, timestamp, tables, restarts, locking, lock_timeout_seconds)
 
         transaction, token = self.snapshots.take(writes_first, make)
         transaction.token = token
@@ -209,6 +217,9 @@ class Database:
             "compactions": self.maintenance.compactions,
             "log_bytes": committer.log_bytes,
             "snapshots": len(self.snapshots),
+            "lock_waits": self.locks.waits,
+            "lock_timeouts": self.locks.timeouts,
+            "deadlocks": self.locks.deadlocks,
             **{f"conflicts_{rule.replace('-', '_')}": count for rule, count in committer.conflicts.items()},
         }
 

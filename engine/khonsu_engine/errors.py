@@ -55,6 +55,19 @@ class SerializationConflict(EngineError):
     retryable = True
 
 
+class DeadlockDetected(EngineError):
+    """Transactions wait for each other; this one is the youngest of them. Run it again."""
+
+    sqlstate = "40P01"
+    retryable = True
+
+
+class LockNotAvailable(EngineError):
+    """Somebody else has the lock, and it was not to be waited for (any longer)."""
+
+    sqlstate = "55P03"
+
+
 class UniqueViolation(EngineError):
     """A key of a primary key or unique constraint exists already."""
 

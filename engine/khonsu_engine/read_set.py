@@ -7,7 +7,7 @@ by which it widened an older read of the same key. `keys` is one dict for good: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from khonsu_engine.commands import Key, ReadPredicate, TableId
 
@@ -38,6 +38,14 @@ class ReadSet:
     def mark(self) -> ReadMark:
         """Where the set stands now."""
         return len(self.predicates), len(self.guards), _sizes(self.keys), _sizes(self.guard_keys)
+
+    def forget(self, tables: Collection[TableId]) -> None:
+        """Nothing was read in `tables`, which exist no more and never did for anybody else. Marks made before are void."""
+        self.predicates[:] = [read for read in self.predicates if read.table not in tables]
+        self.guards[:] = [read for read in self.guards if read.table not in tables]
+        for table in tables:
+            self.keys.pop(table, None)
+            self.guard_keys.pop(table, None)
 
     def restore(self, mark: ReadMark) -> None:
         """Forget what was added since `mark`."""

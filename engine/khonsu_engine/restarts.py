@@ -1,18 +1,32 @@
 """Why a statement must start again, unseen by the user.
 
 Raised by `LocalTransaction.put` in transactions that asked for it (`begin(restarts=True)`), caught by whoever runs statements: it takes
-the statement back (`undo_statement`), calls `renew`, and runs it once more. No EngineError: nobody has done anything wrong.
+the statement back (`undo_statement`), waits if that is what it takes, calls `renew` or `renew_after_wait`, and runs it once more.
+`commit` raises LockWait, too; then the transaction is still open, and it is called again. No EngineError: nobody has done anything wrong.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from khonsu_engine.commands import Key, TableId, Timestamp
 
-__all__ = ["Restart", "Superseded"]
+if TYPE_CHECKING:
+    from khonsu_engine.locks import LockWaiter
+
+__all__ = ["LockWait", "Restart", "Superseded"]
 
 
 class Restart(Exception):
     """The statement cannot go on in this snapshot."""
+
+
+class LockWait(Restart):
+    """A lock must be waited for: `ticket` says when it makes sense to start again."""
+
+    def __init__(self, ticket: LockWaiter) -> None:
+        super().__init__(ticket)
+        self.ticket = ticket
 
 
 class Superseded(Restart):

@@ -45,6 +45,11 @@ class WriteSet:
         bulk = {table: list(parts) for table, parts in self.bulk.items()}
         self.undo.append((rows, bulk, dict(self.created), set(self.dropped), dict(self.definitions)))
 
+    def inserted_since(self, mark: int) -> list[tuple[TableId, Key]]:
+        """The keys that were found free, and written, since `len(undo)` was `mark`."""
+        found = [entry[:2] for entry in self.undo[mark:] if len(entry) == 3 and entry[2] is None]
+        return [(table, key) for table, key in found if key in self.rows.get(table, ()) and self.rows[table][key].before is None]
+
     def rollback_to(self, mark: int) -> tuple[Bulk, ...]:
         """Back to where `len(undo)` was `mark`. Returns the bulk writes that went."""
         before = self.parts

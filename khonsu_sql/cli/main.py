@@ -1,11 +1,13 @@
 """`khonsu`: the console script.
 
     khonsu [DB] [-c SQL]… [-f FILE]… [-v NAME=VALUE]…
+    khonsu check HISTORY [--level LEVEL] [--allow-vacuous]
 
 Without -c and -f it reads statements: from a person when it stands in a terminal, else as a script from standard input.
 Exit codes are psql's: 0 well, 1 an error of -c or of the shell itself, 2 no connection, 3 a script stopped by ON_ERROR_STOP; and
 130 for a script ended by Ctrl-C, which in a terminal only cancels the statement.
-Sub-commands are found through the entry points of group `khonsu.commands`; a first word that names one is one.
+Sub-commands are `check` and what the entry points of group `khonsu.commands` name; a first word that names one is one, so a database called
+check is opened as ./check.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import khonsu_sql
+from khonsu_sql.cli.check import check_command
 from khonsu_sql.cli.commands import set_variable
 from khonsu_sql.cli.shell import FAILURE, NO_CONNECTION, SUCCESS, Shell
 
@@ -44,7 +47,9 @@ class _Action(argparse.Action):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="khonsu", description="The shell of Khonsu SQL.", epilog="A database is a directory. It is made when it does not exist."
+        prog="khonsu",
+        description="The shell of Khonsu SQL.",
+        epilog="A database is a directory. It is made when it does not exist. khonsu check --help is about checking histories.",
     )
     parser.add_argument("database", nargs="?", default=":memory:", metavar="DB", help="path of a database (default: one in memory)")
     parser.add_argument("-c", "--command", action=_Action, metavar="SQL", help="run this and exit; may be given several times")
@@ -75,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[Sequence[str]], int | None] | None:
     """The sub-command of that name, or None."""
+    if name == "check":
+        return check_command
     from importlib.metadata import entry_points
 
     found = entry_points(group="khonsu.commands", name=name)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from sqlglot.tokens import TokenType
 
 from khonsu_engine.commands import Isolation
+from khonsu_engine.locks import Locking
 from khonsu_sql.errors import FeatureNotSupported
 from khonsu_sql.isolation import NAMES, level_of
 from khonsu_sql.sql.plan import Setting, TransactionControl
@@ -42,6 +43,7 @@ def _begin(words: Words) -> TransactionControl:
         _noise(words)
     isolation: Isolation | None = None
     read_only: bool | None = None
+    locking: Locking | None = None
     while not words.at_end:
         if words.accept("ISOLATION", "LEVEL"):
             isolation = _level(words)
@@ -49,10 +51,12 @@ def _begin(words: Words) -> TransactionControl:
             read_only = True
         elif words.accept("READ", "WRITE"):
             read_only = False
+        elif (found := next((mode for mode in Locking if words.accept(mode.name)), None)) is not None:
+            locking = found
         elif not (words.accept("DEFERRABLE") or words.accept("NOT", "DEFERRABLE")):
             raise _mode_error(words)
         words.accept(",")
-    return TransactionControl("begin", isolation, read_only)
+    return TransactionControl("begin", isolation, read_only, locking)
 
 
 def _level(words: Words) -> Isolation:
@@ -64,11 +68,11 @@ def _level(words: Words) -> Isolation:
 
 
 def _mode_error(words: Words) -> Exception:
-    for mode in (("PESSIMISTIC",), ("OPTIMISTIC",), ("ADAPTIVE",), ("ON", "CONFLICT"), ("AS", "OF")):
+    for mode in (("ON", "CONFLICT"), ("AS", "OF")):
         if words.accept(*mode):
             words.position -= len(mode)
             return refuse(words, f"BEGIN … {' '.join(mode)}")
-    return words.error("expected ISOLATION LEVEL, READ ONLY, READ WRITE or DEFERRABLE")
+    return words.error("expected ISOLATION LEVEL, READ ONLY, READ WRITE, OPTIMISTIC, ADAPTIVE, PESSIMISTIC or DEFERRABLE")
 
 
 def _noise(words: Words) -> None:

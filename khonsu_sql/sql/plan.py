@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from khonsu_engine.commands import Isolation, Operation
+from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import SqlType
@@ -122,6 +123,7 @@ class TransactionControl(msgspec.Struct, frozen=True):
     action: str
     isolation: Isolation | None = None
     read_only: bool | None = None
+    locking: Locking | None = None
     name: str = ""
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from khonsu_engine.commands import Isolation
+from khonsu_engine.locks import Locking
 from khonsu_sql.errors import FeatureNotSupported, InvalidParameterValue, UndefinedObject
 from khonsu_sql.isolation import NAMES, level_of, name_of
 from khonsu_sql.session import ColumnInfo, Result
@@ -25,14 +27,33 @@ __all__ = ["LATER", "SPECS", "SettingSpec", "Settings", "change", "show"]
 class Settings:
     """The values in force for one session. Plain attributes: the point path reads them at every statement."""
 
-    __slots__ = ("default_transaction_isolation", "default_transaction_read_only", "point_path", "statement_bytes_max", "stream_rows_min")
+    __slots__ = (
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "lock_timeout",
+        "locking",
+        "point_path",
+        "statement_bytes_max",
+        "stream_rows_min",
+    )
 
-    def __init__(self, *, isolation: Isolation = Isolation.SERIALIZABLE, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        isolation: Isolation = Isolation.SERIALIZABLE,
+        read_only: bool = False,
+        locking: Locking = Locking.ADAPTIVE,
+        lock_timeout_seconds: float = 10.0,
+    ) -> None:
         for spec in SPECS:
             setattr(self, spec.name, spec.default())
         self.default_transaction_isolation = isolation
         self.default_transaction_read_only = read_only
+        self.locking = locking
+        self.lock_timeout = lock_timeout_seconds
 
+    lock_timeout: float
+    locking: Locking
     point_path: bool
     statement_bytes_max: int
     stream_rows_min: int
@@ -81,6 +102,32 @@ def _level(value: Isolation) -> str:
     return name_of(value).lower()
 
 
+def _locking(text: str) -> Locking:
+    try:
+        return Locking[text.upper()]
+    except KeyError:
+        raise ValueError("it must be optimistic, adaptive or pessimistic") from None
+
+
+def _lower(value: Locking) -> str:
+    return value.name.lower()
+
+
+_UNITS = {"": 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|)")
+
+
+def _duration(text: str) -> float:
+    found = _DURATION.fullmatch(text.casefold())
+    if found is None:
+        raise ValueError("it must be a number of milliseconds, or one with a unit: ms, s, min, h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1000:g}ms" if value else "0"
+
+
 def _point_path() -> bool:
     return _SWITCH.get(os.environ.get("KHONSU_POINT_PATH", "on").casefold(), True)
 
@@ -96,6 +143,10 @@ SPECS = (
     SettingSpec(
         "default_transaction_read_only", lambda: False, _switch, _on_or_off, "transactions refuse to write unless they say READ WRITE"
     ),
+    SettingSpec(
+        "lock_timeout", lambda: 10.0, _duration, _milliseconds, "how long a statement waits for a lock (55P03 then); 0 is without end"
+    ),
+    SettingSpec("locking", lambda: Locking.ADAPTIVE, _locking, _lower, "how transactions that say nothing else meet rivals"),
     SettingSpec("point_path", _point_path, _switch, _on_or_off, "statements by key run as compiled Python functions instead of in DuckDB"),
     SettingSpec("statement_bytes_max", lambda: 1 << 20, _positive, str, "bytes of SQL text one call may have (54000 beyond)"),
     SettingSpec("stream_rows_min", lambda: 10_000, _positive, str, "results with more rows than this are streamed"),
@@ -107,8 +158,6 @@ LATER = {
     "conflict_resolution": "conflict policies",
     "history_window": "history",
     "idle_in_transaction_timeout": "timeouts",
-    "lock_timeout": "locks",
-    "locking": "locks",
     "on_conflict": "conflict policies",
     "search_path": "schemas",
     "statement_timeout": "timeouts",

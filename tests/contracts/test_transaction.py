@@ -15,7 +15,8 @@ import pytest
 
 from khonsu_engine.commands import EVERY_KEY, Isolation, KeyRange, Operation, Write
 from khonsu_engine.database import Database
-from khonsu_engine.errors import EngineClosed, EngineError, NotSupported, SerializationConflict, UniqueViolation
+from khonsu_engine.errors import EngineClosed, EngineError, SerializationConflict, UniqueViolation
+from khonsu_engine.mvcc.lock_table import LockMode
 from khonsu_engine.mvcc.predicates import ALL, Compare, In
 from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import parse_type
@@ -303,8 +304,8 @@ def test_a_finished_transaction_refuses(database: Database, accounts: Table) -> 
     transaction.rollback()
     with pytest.raises(EngineClosed):
         transaction.rollback_to(0)
-    with pytest.raises(NotSupported):
-        transaction.lock(None, None)
+    with pytest.raises(EngineClosed):
+        transaction.lock(accounts.id, 1, LockMode.EXCLUSIVE)
 
 
 def test_snapshots_are_released_exactly_once(database: Database, accounts: Table) -> None:

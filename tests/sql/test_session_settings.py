@@ -51,7 +51,9 @@ def test_the_environment_turns_the_point_path_off(session: LocalSession, connect
         ("SET point_path = maybe", "22023", "on or off"),
         ("SET stream_rows_min = -1", "22023", "positive"),
         ("SET default_transaction_isolation = 'chaos'", "22023", "read committed"),
-        ("SET lock_timeout = 1", "0A000", "locks"),
+        ("SET lock_timeout = 'soon'", "22023", "milliseconds"),
+        ("SET locking = 'never'", "22023", "optimistic"),
+        ("SET statement_timeout = 1", "0A000", "timeouts"),
     ],
 )
 def test_bad_settings(session: LocalSession, sql: str, sqlstate: str, message: str) -> None:

@@ -148,6 +148,11 @@ class LockTable:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     @property
+    def tables(self) -> dict[TableId, TableLocks]:
+        """Everything, for whoever has to mend it."""
+        return self._tables
+
+    @property
     def has_hard(self) -> bool:
         """Is any hard lock held?"""
         return self._hard > 0

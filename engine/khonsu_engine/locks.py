@@ -1,0 +1,268 @@
+"""Waiting for locks: the lock table under its latch, tickets that threads can wait on, patience and timeouts.
+
+Made by `database`; called by transactions (`acquire`, `release`) and by the committer (`in_the_way`, within its critical section). The
+rules are `mvcc.lock_table`'s; this room has the clock and the threads.
+
+* A *soft* request waits for `PATIENCE_SECONDS` and then goes on without the lock.
+* A *hard* request overrules soft locks after that time, and waits for hard ones until its `lock_timeout`.
+
+Invariants: the latch is asked for under the commit latch, never the other way round. Locks order writers; what protects data is
+validation at the commit. So when Ctrl-C tears a change of the table apart, the table is built anew from what its owners hold, and all who
+wait are told to ask again. Wake-ups may be lost to Ctrl-C; therefore waiting threads look for themselves now and then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from khonsu_engine.commands import EVERY_KEY, Blocked, Commit, KeyRange, TableId
+from khonsu_engine.errors import DeadlockDetected, LockNotAvailable
+from khonsu_engine.latches import stand_back
+from khonsu_engine.mvcc.lock_repair import rebuilt
+from khonsu_engine.mvcc.lock_table import LockInfo, LockMode, LockOwner, LockTable, LockTicket, Target, TicketState
+
+__all__ = ["Locking", "Locks", "LockWaiter"]
+
+PATIENCE_SECONDS = 0.05
+SLICE_SECONDS = 0.1
+
+T = TypeVar("T")
+
+
+class Locking(IntEnum):
+    """How a transaction meets rivals. OPTIMISTIC: at the commit. ADAPTIVE: its writes queue for a while for rows others are writing.
+    PESSIMISTIC: its writes lock their rows."""
+
+    OPTIMISTIC = 0
+    ADAPTIVE = 1
+    PESSIMISTIC = 2
+
+
+class LockWaiter:
+    """A ticket (`protocols.Ticket`) for a lock: `wait` returns True when it makes sense to ask again.
+
+    Raises DeadlockDetected (40P01) and LockNotAvailable (55P03). May be interrupted, and may return without cause."""
+
+    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "ticket")
+
+    interruptible = True
+
+    def __init__(self, locks: Locks, ticket: LockTicket, timeout_seconds: float | None) -> None:
+        now = time.monotonic()
+        self.ticket = ticket
+        self._locks = locks
+        self._due = now + PATIENCE_SECONDS
+        self._latest = None if timeout_seconds is None else now + timeout_seconds
+        self._overruled = False
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        ticket.waiter = self
+
+    def wake(self) -> None:
+        """Have the waiting thread look. From any thread, any number of times."""
+        if self._lock.locked():
+            try:
+                self._lock.release()
+            except RuntimeError:  # somebody else did
+                return
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Until it is decided; False at the timeout."""
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            if self._locks.look(self):
+                return True
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return False
+            moments = [now + SLICE_SECONDS, *(moment for moment in (deadline, self._latest) if moment is not None)]
+            if not self._overruled:
+                moments.append(self._due)
+            if self._lock.acquire(timeout=max(0.0, min(moments) - now)) and self.ticket.state is TicketState.WAITING:
+                return True
+
+    def decided(self, table: LockTable, now: float) -> list[LockTicket]:
+        """Under the latch: what time has brought about. Returns the tickets of others it decided."""
+        ticket = self.ticket
+        if ticket.state is not TicketState.WAITING:
+            return []
+        woken: list[LockTicket] = []
+        if now >= self._due and not self._overruled:
+            self._overruled = True
+            woken = table.overrule(ticket) if ticket.hard else table.cancel(ticket)
+        if ticket.state is TicketState.WAITING and self._latest is not None and now >= self._latest:
+            blockers = ticket.blockers()
+            woken += table.cancel(ticket)
+            raise LockNotAvailable(
+                "canceling statement due to lock timeout",
+                hint="Raise lock_timeout, or run the transaction again.",
+                evidence={"rule": "intent", "blockers": tuple(owner.name for owner in blockers)},
+            )
+        return woken
+
+
+class Locks:
+    """The locks of one database."""
+
+    def __init__(self) -> None:
+        self.waits = self.deadlocks = self.timeouts = 0
+        self._latch = threading.Lock()
+        self._table = LockTable()
+        self._torn = False
+        self._owners: dict[weakref.ref[Any], LockOwner] = {}
+        self._dropped: deque[weakref.ref[Any]] = deque()
+        self._wake: deque[LockTicket] = deque()
+
+    @property
+    def has_hard(self) -> bool:
+        """Does anybody hold a hard lock?"""
+        return self._table.has_hard or self._torn
+
+    # -- owners -------------------------------------------------------------------------------------------------------
+
+    def owner_for(self, transaction: Any, order: int, name: bytes) -> tuple[LockOwner, weakref.ref[Any]]:
+        """An owner whose locks go with `transaction` at the latest, when that is garbage, and the token to release it with."""
+        owner, token = LockOwner(order, name), weakref.ref(transaction, self._dropped.append)
+        self._owners[token] = owner
+        return owner, token
+
+    def release(self, owner: LockOwner, token: weakref.ref[Any] | None) -> None:
+        """Let go of everything. Repeatable."""
+        self._change(lambda table: table.release(owner))
+        if token is not None:
+            self._owners.pop(token, None)
+
+    # -- asking -------------------------------------------------------------------------------------------------------
+
+    def acquire(
+        self, owner: LockOwner, table: TableId, target: Target, mode: LockMode, *, hard: bool, timeout_seconds: float | None
+    ) -> LockWaiter | None:
+        """None: granted. Otherwise something to wait for, and to ask again afterwards. Raises DeadlockDetected."""
+        if self._latch.locked():
+            stand_back(self._latch)
+        with self._latch:
+            if self._torn or self._dropped:
+                self._tidy()
+            self._torn = True
+            ticket = self._table.acquire(owner, table, target, mode, hard=hard)
+            waiter = None if ticket is None else LockWaiter(self, ticket, timeout_seconds)
+            self._torn = False
+            if waiter is not None:
+                self._wake.extend(self._table.take_woken())
+                self.waits += 1
+        if self._wake:
+            self._wake_up()
+        return waiter
+
+    def try_acquire(self, owner: LockOwner, table: TableId, target: Target, mode: LockMode) -> bool:
+        """A hard lock, at once or not at all."""
+        return self._change(lambda locks: locks.try_acquire(owner, table, target, mode, hard=True))
+
+    def give_up(self, waiter: LockWaiter) -> None:
+        """Wait no more."""
+        self._change(lambda table: table.cancel(waiter.ticket))
+
+    def look(self, waiter: LockWaiter) -> bool:
+        """Is it decided? Raises what it was decided to be."""
+        try:
+            self._change(lambda table: waiter.decided(table, time.monotonic()))
+        except LockNotAvailable:
+            self._torn = False
+            self.timeouts += 1
+            self._wake_up()
+            raise
+        ticket = waiter.ticket
+        if ticket.state is TicketState.DEADLOCK:
+            self.deadlocks += 1
+            names = tuple(owner.name for owner in ticket.cycle)
+            raise DeadlockDetected(
+                "deadlock detected",
+                detail=f"{len(names)} transactions wait for each other; this one began last.",
+                hint="Run the transaction again; lock rows in the same order everywhere.",
+                evidence={"rule": "deadlock", "cycle": names},
+            )
+        return ticket.state is not TicketState.WAITING
+
+    def in_the_way(self, owner: LockOwner | None, command: Commit) -> Blocked | None:
+        """What a commit must wait for: the first hard lock of another on what it writes."""
+        rival = owner or _NOBODY
+        with self._latch:
+            if self._torn or self._dropped:
+                self._tidy()
+            locks = self._table
+            for table, by_key in command.writes.items():
+                key = locks.hard_conflict(rival, table, by_key)
+                if key is not None:
+                    return Blocked(table, key)
+            for part in command.bulk:
+                if not locks.has_hard_in(part.table):
+                    continue
+                ranges = [EVERY_KEY] if part.truncate else [KeyRange(each.meta.first, each.meta.last) for each in part.segments]
+                for key_range in ranges:
+                    if locks.hard_conflict_in(rival, part.table, key_range) is not None:
+                        return Blocked(part.table, key_range)
+        return None
+
+    def holds_back(self, table: TableId, key: Any) -> bool:
+        """Does anybody hold a hard lock on that key?"""
+        with self._latch:
+            if self._torn or self._dropped:
+                self._tidy()
+            return self._table.hard_conflict(_NOBODY, table, (key,)) is not None
+
+    def listed(self) -> list[LockInfo]:
+        """Every lock and every waiter."""
+        return self._change(lambda table: table.locks())
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _change(self, work: Callable[[LockTable], T]) -> T:
+        """`work` on the table; then those it decided about are woken."""
+        if self._latch.locked():
+            stand_back(self._latch)
+        with self._latch:
+            if self._torn or self._dropped:
+                self._tidy()
+            self._torn = True
+            found = work(self._table)
+            self._torn = False
+            if isinstance(found, list) and found and isinstance(found[0], LockTicket):
+                self._wake.extend(found)
+        self._wake_up()
+        return found
+
+    def _wake_up(self) -> None:
+        """Each ticket leaves the queue after its wake-up, which may be repeated."""
+        wake = self._wake
+        while wake:
+            try:
+                ticket = wake[0]
+                if ticket.waiter is not None:
+                    ticket.waiter.wake()
+                wake.popleft()
+            except IndexError:  # another thread does it, too
+                return
+
+    def _tidy(self) -> None:
+        """Under the latch: let go what belonged to transactions that are garbage, and mend a table that was torn."""
+        while self._dropped:
+            owner = self._owners.get(self._dropped[0])
+            if owner is not None and not self._torn:
+                self._torn = True
+                self._wake.extend(self._table.release(owner))
+                self._torn = False
+            self._owners.pop(self._dropped[0], None)
+            self._dropped.popleft()
+        if self._torn:
+            self._table, tickets = rebuilt(self._table, self._owners.values())
+            self._wake.extend(tickets)
+            self._torn = False
+
+
+_NOBODY = LockOwner(0, b"")

@@ -1,0 +1,98 @@
+"""What one transaction locks, and what it waits for.
+
+Made by `transaction`, calls `locks`. Invariants: a transaction waits for one thing at a time; asking for something else gives that up.
+After a hard lock was granted the commits that did not see it are waited out (`Committer.barrier`) before anything is read under it. Nothing
+here keeps the transaction alive: dropped, it lets go of its locks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from khonsu_engine.commands import Key, TableId
+from khonsu_engine.locks import LockWaiter
+from khonsu_engine.mvcc.lock_table import LockMode, LockOwner, Target, TicketState
+from khonsu_engine.restarts import LockWait
+
+if TYPE_CHECKING:
+    from khonsu_engine.database import Database
+
+__all__ = ["TransactionLocks"]
+
+_HARD = 4
+
+
+class TransactionLocks:
+    """`owner`: what the lock table knows it by, None as long as it has locked nothing. `hard`: writes take hard locks.
+    `began`: who has the greatest began last."""
+
+    __slots__ = ("_database", "_hard", "_number", "_skipped", "_timeout_seconds", "_token", "_transaction", "_waiter", "owner")
+
+    def __init__(self, transaction: Any, database: Database, began: int, hard: bool, timeout_seconds: float | None) -> None:
+        self.owner: LockOwner | None = None
+        self._token: ref[Any] | None = None
+        self._transaction = ref(transaction)
+        self._database = database
+        self._hard = hard
+        self._number = began
+        self._timeout_seconds = timeout_seconds
+        self._waiter: LockWaiter | None = None
+        self._skipped: set[tuple[TableId, Target]] = set()
+
+    def intend(self, table: TableId, key: Key) -> None:
+        """The write intent of a row. Raises LockWait."""
+        owner = self.owner
+        if owner is not None:
+            if self._waiter is not None:
+                self.settle()
+            held = owner.held.get(table)
+            if held is not None:
+                strength = held.get(key, 0)
+                if strength & LockMode.EXCLUSIVE and (strength >= _HARD or not self._hard):
+                    return
+            if self._skipped and (table, key) in self._skipped:
+                return
+        self.acquire(table, key, LockMode.EXCLUSIVE, hard=self._hard)
+
+    def acquire(self, table: TableId, target: Target, mode: LockMode, *, hard: bool, wait: bool = True) -> bool:
+        """Have that lock. Raises LockWait; without `wait` the answer is False when somebody is in the way."""
+        locks, waiter = self._database.locks, self._waiter
+        if self.owner is None:
+            transaction: Any = self._transaction()
+            self.owner, self._token = locks.owner_for(transaction, self._number, transaction.id)
+        if waiter is not None:
+            ticket = waiter.ticket
+            asked = (ticket.table, ticket.target, ticket.mode, ticket.hard)
+            if wait and ticket.state is TicketState.WAITING and asked == (table, target, mode, hard):
+                raise LockWait(waiter)
+            self._waiter = None
+            locks.give_up(waiter)
+        if not wait:
+            if not locks.try_acquire(self.owner, table, target, mode):
+                return False
+        else:
+            self._waiter = locks.acquire(self.owner, table, target, mode, hard=hard, timeout_seconds=self._timeout_seconds)
+            if self._waiter is not None:
+                raise LockWait(self._waiter)
+        if hard:
+            self._database.committer.barrier()
+        return True
+
+    def settle(self) -> None:
+        """What was waited for is decided: take note of it."""
+        waiter = self._waiter
+        if waiter is None or waiter.ticket.state is TicketState.WAITING:
+            return
+        self._waiter = None
+        ticket = waiter.ticket
+        if ticket.hard:
+            self._database.committer.barrier()
+        elif ticket.state is not TicketState.GRANTED:
+            self._skipped.add((ticket.table, ticket.target))
+
+    def release(self) -> None:
+        """Let go of everything. Repeatable."""
+        if self.owner is not None:
+            self._database.locks.release(self.owner, self._token)
+            self._waiter = None
