@@ -174,7 +174,12 @@ class SessionTransaction:
         if transaction is None:
             return
         try:
-            answer = yield from _committed(transaction)
+            while True:
+                try:
+                    answer = transaction.commit()
+                    break
+                except LockWait as wait:
+                    yield wait.ticket
         except BaseException as error:
             if shown and transaction.outcome is None:
                 _break(shown)
@@ -235,15 +240,6 @@ class SessionTransaction:
             ticket = self._database.committer.durable_ticket(timestamp)
             if ticket is not None:
                 yield ticket
-
-
-def _committed(transaction: LocalTransaction) -> Generator[Ticket, None, Outcome | Ticket]:
-    """What its commit says, once nobody has locked what it writes."""
-    while True:
-        try:
-            return transaction.commit()
-        except LockWait as wait:
-            yield wait.ticket
 
 
 def _known_by(error: BaseException) -> Timestamp:

@@ -247,7 +247,7 @@ class Committer:
             except Exception as error:
                 pending, self._pending = self._pending, None
                 if pending is not None and pending.appended:
-                    self.syncer.failure = error
+                    self.syncer.fail(error)
                     raise outcome_unknown(pending.outcome.transaction_id, error) from error
                 raise
             except BaseException as interrupt:  # noqa: BLE001 — held back until the commit is whole
@@ -314,7 +314,7 @@ class Committer:
             self.due = True
 
     def _refuse_if_failed(self) -> None:
-        if self.failure is not None:
+        if self.syncer.failure is not None:
             raise StoreFailed(
                 "the database accepts no more writes: an earlier sync failed",
                 detail=str(self.failure),

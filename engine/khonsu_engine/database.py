@@ -62,7 +62,7 @@ class Database:
         self._last_file = 0
         recovered = recovery.recover(store)
         self.state: State = recovered.state
-        self.snapshots = SnapshotRegistry(self.state, lambda: self.committer.failure is None)
+        self.snapshots = SnapshotRegistry(self.state)
         self.locks = Locks()
         self.begun = count(1)
         """Numbers transactions that lock: who began last is the youngest."""

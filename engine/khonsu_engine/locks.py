@@ -134,14 +134,25 @@ class Locks:
 
     def release(self, owner: LockOwner, token: weakref.ref[Any] | None) -> None:
         """Let go of everything. Repeatable."""
-        self._change(lambda table: table.release(owner))
-        if token is not None:
-            self._owners.pop(token, None)
+        if self._latch.locked():
+            stand_back(self._latch)
+        with self._latch:
+            if self._torn or self._dropped:
+                self._tidy()
+            self._torn = True
+            woken = self._table.release(owner)
+            self._torn = False
+            if woken:
+                self._wake.extend(woken)
+            if token is not None:
+                self._owners.pop(token, None)
+        if self._wake:
+            self._wake_up()
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def acquire(
-        self, owner: LockOwner, table: TableId, target: Target, mode: LockMode, *, hard: bool, timeout_seconds: float | None
+        self, owner: LockOwner, table: TableId, target: Target, mode: LockMode, hard: bool, timeout_seconds: float | None
     ) -> LockWaiter | None:
         """None: granted. Otherwise something to wait for, and to ask again afterwards. Raises DeadlockDetected."""
         if self._latch.locked():
@@ -151,13 +162,14 @@ class Locks:
                 self._tidy()
             self._torn = True
             ticket = self._table.acquire(owner, table, target, mode, hard=hard)
-            waiter = None if ticket is None else LockWaiter(self, ticket, timeout_seconds)
+            if ticket is None:
+                self._torn = False
+                return None
+            waiter = LockWaiter(self, ticket, timeout_seconds)
             self._torn = False
-            if waiter is not None:
-                self._wake.extend(self._table.take_woken())
-                self.waits += 1
-        if self._wake:
-            self._wake_up()
+            self._wake.extend(self._table.take_woken())
+            self.waits += 1
+        self._wake_up()
         return waiter
 
     def try_acquire(self, owner: LockOwner, table: TableId, target: Target, mode: LockMode) -> bool:

@@ -7,7 +7,7 @@ by which it widened an older read of the same key. `keys` is one dict for good: 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from khonsu_engine.commands import Key, ReadPredicate, TableId
 
@@ -35,10 +35,6 @@ class ReadSet:
         """Is there nothing to validate?"""
         return not (self.keys or self.predicates or self.guards or self.guard_keys)
 
-    def mark(self) -> ReadMark:
-        """Where the set stands now."""
-        return len(self.predicates), len(self.guards), _sizes(self.keys), _sizes(self.guard_keys)
-
     def forget(self, tables: Collection[TableId]) -> None:
         """Nothing was read in `tables`, which exist no more and never did for anybody else. Marks made before are void."""
         self.predicates[:] = [read for read in self.predicates if read.table not in tables]
@@ -54,10 +50,6 @@ class ReadSet:
         del self.guards[guards:]
         _shorten(self.keys, keys)
         _shorten(self.guard_keys, guard_keys)
-
-
-def _sizes(keys: Mapping[TableId, Mapping[Key, int]]) -> tuple[int, ...]:
-    return tuple(map(len, keys.values())) if keys else ()
 
 
 def _shorten(keys: Keys, sizes: tuple[int, ...]) -> None:

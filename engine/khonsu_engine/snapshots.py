@@ -35,12 +35,11 @@ class _Pin:
 
 
 class SnapshotRegistry:
-    """The snapshots of one database. `ahead`: may a snapshot lie above *durable* (not after a failed sync)?"""
+    """The snapshots of one database."""
 
-    def __init__(self, state: State, ahead: Callable[[], bool]) -> None:
+    def __init__(self, state: State) -> None:
         self.latch = threading.Lock()
         self._state = state
-        self._ahead = ahead
         self._released: deque[Token] = deque()
         self._snapshots = Snapshots()
 
@@ -52,9 +51,11 @@ class SnapshotRegistry:
 
     def take(self, published: bool, make: Callable[[Timestamp, Tables], T]) -> tuple[T, Token]:
         """`make` a reader at the newest durable (or `published`) commit; it reads until its token is released or it is garbage."""
-        self._enter()
+        if self.latch.locked():
+            stand_back(self.latch)
         with self.latch:
-            self._drain()
+            if self._released:
+                self._drain()
             timestamp, tables = self._newest(published)
             reader = make(timestamp, tables)
             # When the reader is garbage its token is released by a call that is not Python's: Ctrl-C cannot get lost in it.
@@ -107,7 +108,7 @@ class SnapshotRegistry:
         state = self._state
         while True:
             tables = state.tables
-            timestamp = state.published if published and self._ahead() else state.durable
+            timestamp = state.published if published and state.ahead else state.durable
             if tables is state.tables:
                 return timestamp, tables
 

@@ -60,10 +60,11 @@ class State:
     `tables`: the newest table versions; the dict is replaced, never changed. `changes`: per table what was committed since
     the oldest snapshot. `catalogs`: newest first, as many as snapshots need. `published` >= `durable` are the two watermarks
     (timestamps); `durable_mark` is (index, hash, timestamp) of the last durable commit, one value.
-    `outcomes`: the last one of each connection, by its 8 bytes.
+    `outcomes`: the last one of each connection, by its 8 bytes. `ahead`: may anybody read above *durable*? Not after a failed sync.
     """
 
     __slots__ = (
+        "ahead",
         "catalog",
         "catalogs",
         "changes",
@@ -90,6 +91,7 @@ class State:
         self.counters: dict[str, int] = {}
         self.outcomes: dict[bytes, Outcome] = {}
         self.tenure = 0
+        self.ahead = True
 
     def catalog_at(self, timestamp: Timestamp) -> Catalog:
         """The catalog a snapshot at `timestamp` sees."""

@@ -82,6 +82,11 @@ class Syncer:
             self.readers = self._readers_now()
         self._wake()
 
+    def fail(self, error: Exception) -> None:
+        """Nothing becomes durable any more, and nobody reads above what is."""
+        self._state.ahead = False
+        self.failure = error
+
     # -- syncing --------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
@@ -132,7 +137,7 @@ class Syncer:
             try:
                 self._store.sync()
             except Exception as error:  # noqa: BLE001 — whatever it is, what was appended is not durable
-                self.failure = error
+                self.fail(error)
         if self.failure is None and mark[0] > self._synced:
             self.syncs += 1
             if not self.instant:  # else it is further already, and would go back

@@ -76,7 +76,9 @@ class LocalTransaction(TransactionWriter):
         """Where a statement begins that may start again. At READ COMMITTED it gets a snapshot of its own, from the second one on."""
         if not self.keeps_snapshot and not self.fresh:
             self._move(writes or self.wrote)
-        return len(self._undo), self._reads.mark()
+        reads = self._reads
+        sizes = tuple(map(len, reads.guard_keys.values())) if reads.guard_keys else ()
+        return len(self._undo), (len(reads.predicates), len(reads.guards), tuple(map(len, reads.keys.values())), sizes)
 
     def undo_statement(self, mark: StatementMark) -> None:
         """Take the statement back that began there, what it read included."""

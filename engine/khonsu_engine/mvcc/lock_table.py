@@ -42,7 +42,9 @@ from khonsu_engine.mvcc.lock_conflicts import (
 from khonsu_engine.mvcc.lock_graph import cycle_through, dependents
 from khonsu_engine.mvcc.lock_ranges import LockMode, Target, TicketState, covers
 
-__all__ = ["LockInfo", "LockMode", "LockOwner", "LockTable", "LockTicket", "Target", "TicketState"]
+__all__ = ["IDLE_TABLES_MAX", "LockInfo", "LockMode", "LockOwner", "LockTable", "LockTicket", "Target", "TicketState"]
+
+IDLE_TABLES_MAX = 256
 
 
 class LockTable:
@@ -63,7 +65,7 @@ class LockTable:
         then, tickets of others may have been decided too: `take_woken` has them."""
         locks = self._tables.get(table)
         if locks is None:
-            locks = self._tables[table] = TableLocks(table)
+            locks = self._added(table)
         if target in locks.points or target.__class__ is KeyRange or locks.ranges or locks.range_queue:
             return None if self._admit(owner, table, target, mode, hard) else self._wait(owner, table, target, mode, hard)
         locks.points[target] = owner
@@ -123,6 +125,10 @@ class LockTable:
         for table, points in held.items():
             locks = self._tables.get(table)
             if locks is None:  # what was held there was soft, and lost
+                continue
+            if not (locks.crowded or locks.ranges or locks.hard):  # nobody else was ever here: the frequent case
+                for key in points:
+                    del locks.points[key]
                 continue
             ranged = locks.has_ranges()
             hard = sum(strength >= HARD for strength in locks.ranges.pop(owner, {}).values()) if ranged else 0
@@ -195,7 +201,7 @@ class LockTable:
         assert owner.ticket is None, "a transaction waits for one thing at a time"
         locks = self._tables.get(table)
         if locks is None:
-            locks = self._tables[table] = TableLocks(table)
+            locks = self._added(table)
         own = max(locks.strength(owner, target), locks.strength(owner, EVERY_KEY) if locks.ranges else 0)
         if own & ~HARD >= mode:
             if own < HARD and hard:
@@ -226,6 +232,13 @@ class LockTable:
             self._hard += 1
         if locks.waiting:
             owner.awaited = True
+
+    def _added(self, table: TableId) -> TableLocks:
+        """The locks of one more table. Those of a table nobody uses any more stay, as long as they are few, for the next writer."""
+        if len(self._tables) >= IDLE_TABLES_MAX:
+            self._tables = {number: locks for number, locks in self._tables.items() if locks.points or locks.ranges or locks.waiting}
+        locks = self._tables[table] = TableLocks(table)
+        return locks
 
     # -- waiting ------------------------------------------------------------------------------------------------------
 
@@ -268,7 +281,7 @@ class LockTable:
             for target in targets:
                 while (queue := locks.queue(target)) and not blocked(first := next(iter(queue))):
                     self._give(first)
-        if not locks.points and not locks.ranges and not locks.waiting:
+        if locks.crowded and not locks.points and not locks.ranges and not locks.waiting:
             self._tables.pop(locks.table, None)
 
     def _give(self, ticket: LockTicket) -> None:
