@@ -10,12 +10,13 @@ STAMP   = $(VENV)/.installed
 # What the profile of tiny bounds runs again; the engine knows no point path, so that profile needs the front only.
 PROFILED = tests/contracts tests/driver tests/engine tests/scripts tests/sql
 
-.PHONY: demo test test-deep soak bench lint clean help
+.PHONY: demo test test-deep soak interleavings bench lint clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       real data, colliding bookings, kill -9: about a minute"
 	@echo "make test       the tests (make test-deep, make soak: the long ones, with fresh seeds)"
+	@echo "make interleavings   every interleaving of small programs, at every level and mode: hours"
 	@echo "make bench      side by side with sqlite3, DuckDB and PostgreSQL"
 	@echo "make lint       ruff and mypy --strict"
 
@@ -40,6 +41,9 @@ test-deep: $(STAMP)
 
 soak: $(STAMP)
 	KHONSU_KILLS=1000 KHONSU_SEED=$$(date +%s) $(PYTEST) -m deep tests $(ARGS)
+
+interleavings: $(STAMP)
+	KHONSU_INTERLEAVINGS=all $(PYTEST) -n 2 -m deep --timeout 7200 tests/interleavings $(ARGS)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks $(ARGS)
