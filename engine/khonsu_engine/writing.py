@@ -15,7 +15,7 @@ import msgspec
 
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
-from khonsu_engine.commands import Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
+from khonsu_engine.commands import EVERY_KEY, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
 from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
 from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
@@ -228,7 +228,10 @@ class TransactionWriter(SnapshotReader):
         return made
 
     def drop_table(self, table: Table) -> None:
-        """Remove a table, its rows and its indexes. Conflicts with every concurrent change of its rows, at every level."""
+        """Remove a table, its rows and its indexes. Waits for those who have locked rows, and conflicts with every other concurrent change
+        of its rows, at every level. Raises LockWait."""
+        if self.restarts and self._database.locks.has_hard:
+            self.lock(table.id, EVERY_KEY, LockMode.EXCLUSIVE)
         key = (table.schema, table.name.casefold())
         before = self.get(CATALOG_TABLE, key, constraint=True)
         writes = self._write_set

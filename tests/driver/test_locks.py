@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import khonsu_sql
@@ -193,6 +194,38 @@ def test_an_optimistic_commit_behind_one_that_committed_conflicts(three: tuple[C
             commit.result(PATIENCE)
     assert watcher.execute("SELECT v FROM t WHERE k = 1").fetchall() == [(11,)]
     assert held(watcher) == 0
+
+
+def test_drop_table_waits_for_locked_rows(three: tuple[Connection, ...]) -> None:
+    one, _, watcher = three
+    bump(one, 1)
+    dropping = aside(lambda: watcher.execute("DROP TABLE t"))
+    until_waiting(one)
+    one.commit()
+    dropping.result(PATIENCE)
+    with pytest.raises(khonsu_sql.UndefinedTable):
+        watcher.execute("SELECT * FROM t")
+    assert held(watcher) == 0
+
+
+def test_a_bulk_write_waits_for_a_locked_key(three: tuple[Connection, ...]) -> None:
+    one, _, watcher = three
+    one.execute("INSERT INTO t VALUES (5000, 1)")
+    filling = aside(lambda: watcher.execute("INSERT INTO t SELECT range + 100, 0 FROM range(20000)").rowcount)
+    until_waiting(one)
+    one.rollback()
+    assert filling.result(PATIENCE) == 20_000
+    assert held(watcher) == 0
+
+
+def test_ingest_does_not_start_again(three: tuple[Connection, ...]) -> None:
+    """Its reader is read once: a row that came meanwhile is a conflict."""
+    one, _, watcher = three
+    one.execute("SELECT count(*) FROM t").fetchall()
+    watcher.execute("INSERT INTO t VALUES (7, 0)")
+    one.cursor().ingest("t", pa.table({"k": [7, 8], "v": [1, 1]}), mode="append")
+    with pytest.raises(khonsu_sql.SerializationFailure):
+        one.commit()
 
 
 def test_adaptive_blocks_nobody_for_long(connect: Connect, three: tuple[Connection, ...]) -> None:
