@@ -10,13 +10,14 @@ STAMP   = $(VENV)/.installed
 # What the profile of tiny bounds runs again; the engine knows no point path, so that profile needs the front only.
 PROFILED = tests/contracts tests/driver tests/engine tests/scripts tests/sql
 
-.PHONY: demo test test-deep soak interleavings bench lint clean help
+.PHONY: demo test test-deep soak interleavings histories bench lint clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       real data, colliding bookings, kill -9: about a minute"
 	@echo "make test       the tests (make test-deep, make soak: the long ones, with fresh seeds)"
 	@echo "make interleavings   every interleaving of small programs, at every level and mode: hours"
+	@echo "make histories  a million random transactions per level, judged by the history checker"
 	@echo "make bench      side by side with sqlite3, DuckDB and PostgreSQL"
 	@echo "make lint       ruff and mypy --strict"
 
@@ -44,6 +45,9 @@ soak: $(STAMP)
 
 interleavings: $(STAMP)
 	KHONSU_INTERLEAVINGS=all $(PYTEST) -n 2 -m deep --timeout 7200 tests/interleavings $(ARGS)
+
+histories: $(STAMP)
+	KHONSU_HISTORIES=1000000 $(PYTEST) -n 2 -m deep --timeout 36000 tests/histories $(ARGS)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks $(ARGS)
