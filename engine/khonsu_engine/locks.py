@@ -49,9 +49,7 @@ class LockWaiter:
 
     Raises DeadlockDetected (40P01) and LockNotAvailable (55P03). May be interrupted, and may return without cause."""
 
-    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "ticket")
-
-    interruptible = True
+    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "error", "ticket")
 
     def __init__(self, locks: Locks, ticket: LockTicket, timeout_seconds: float | None) -> None:
         now = time.monotonic()
@@ -60,6 +58,7 @@ class LockWaiter:
         self._due = now + PATIENCE_SECONDS
         self._latest = None if timeout_seconds is None else now + timeout_seconds
         self._overruled = False
+        self.error: LockNotAvailable | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
         ticket.waiter = self
@@ -88,7 +87,7 @@ class LockWaiter:
                 return True
 
     def decided(self, table: LockTable, now: float) -> list[LockTicket]:
-        """Under the latch: what time has brought about. Returns the tickets of others it decided."""
+        """Under the latch: what time has brought about. Returns the tickets it decided; `error`: out of time."""
         ticket = self.ticket
         if ticket.state is not TicketState.WAITING:
             return []
@@ -99,7 +98,7 @@ class LockWaiter:
         if ticket.state is TicketState.WAITING and self._latest is not None and now >= self._latest:
             blockers = ticket.blockers()
             woken += table.cancel(ticket)
-            raise LockNotAvailable(
+            self.error = LockNotAvailable(
                 "canceling statement due to lock timeout",
                 hint="Raise lock_timeout, or run the transaction again.",
                 evidence={"rule": "intent", "blockers": tuple(owner.name for owner in blockers)},
@@ -154,7 +153,7 @@ class Locks:
     def acquire(
         self, owner: LockOwner, table: TableId, target: Target, mode: LockMode, hard: bool, timeout_seconds: float | None
     ) -> LockWaiter | None:
-        """None: granted. Otherwise something to wait for, and to ask again afterwards. Raises DeadlockDetected."""
+        """None: granted. Otherwise something to wait for, and to ask again afterwards."""
         if self._latch.locked():
             stand_back(self._latch)
         with self._latch:
@@ -182,13 +181,10 @@ class Locks:
 
     def look(self, waiter: LockWaiter) -> bool:
         """Is it decided? Raises what it was decided to be."""
-        try:
-            self._change(lambda table: waiter.decided(table, time.monotonic()))
-        except LockNotAvailable:
-            self._torn = False
+        self._change(lambda table: waiter.decided(table, time.monotonic()))
+        if waiter.error is not None:
             self.timeouts += 1
-            self._wake_up()
-            raise
+            raise waiter.error
         ticket = waiter.ticket
         if ticket.state is TicketState.DEADLOCK:
             self.deadlocks += 1

@@ -24,8 +24,7 @@ _HARD = 4
 
 
 class TransactionLocks:
-    """`owner`: what the lock table knows it by. `hard`: writes take hard locks.
-    `began`: who has the greatest began last."""
+    """`owner`: what the lock table knows it by. `hard`: writes take hard locks. `began`: who has the greatest began last."""
 
     __slots__ = ("_committer", "_hard", "_locks", "_skipped", "_timeout_seconds", "_token", "_waiter", "owner")
 
