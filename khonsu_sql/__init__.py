@@ -10,10 +10,11 @@ Importing this loads neither DuckDB, Arrow, sqlglot nor RocksDB: each is importe
 from __future__ import annotations
 
 from khonsu_engine.commands import Isolation
-from khonsu_sql.connection import Connection, connect
+from khonsu_sql.connection import Connection
 from khonsu_sql.cursor import Cursor
 from khonsu_sql.errors import *  # noqa: F403 - the tree of errors is public as a whole
 from khonsu_sql.errors import __all__ as _errors
+from khonsu_sql.opening import connect
 from khonsu_sql.retry import RetryReport, run_transaction
 from khonsu_sql.rows import dict_row, namedtuple_row, scalar_row
 from khonsu_sql.session import IngestMode

@@ -1,7 +1,7 @@
-"""`connect` and PEP 249's connection: transactions, settings, and the end of both.
+"""PEP 249's connection: transactions, settings, and the end of both.
 
-Called by users; calls `databases` for a share of the open database and a `Session` (`khonsu_sql.local`, loaded at the first
-connect) for everything else. Threads may share a connection: one statement runs at a time, the others wait.
+Made by `opening.connect`; calls a `Session` for everything, and gives its share of the open database back at the end. Threads may
+share a connection: one statement runs at a time, the others wait.
 
 Invariants:
   * `_session` is None exactly when the connection must not be used any more (closed, or in a fork); `_refusal()` says which;
@@ -12,13 +12,12 @@ Left out: `tpc_*`.
 
 from __future__ import annotations
 
-import os
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
-from khonsu_engine.commands import Isolation
+from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
 from khonsu_sql import databases, dsn, errors
 from khonsu_sql.block import TransactionBlock
@@ -30,6 +29,7 @@ from khonsu_sql.errors import (
     InvalidTransactionTermination,
 )
 from khonsu_sql.isolation import name_of
+from khonsu_sql.policies import policy_of
 from khonsu_sql.session import Session, TransactionOptions, TransactionStatus
 from khonsu_sql.source import Source
 
@@ -37,55 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from khonsu_engine.commands import Outcome
-    from khonsu_engine.limits import Limits
     from khonsu_sql.retry import RetryReport
     from khonsu_sql.rows import RowFactory
     from khonsu_sql.session import Parameters
     from khonsu_sql.table_description import TableDescription
 
-__all__ = ["Connection", "connect"]
-
-
-def connect(
-    database: str | os.PathLike[str] = ":memory:",
-    *,
-    isolation_level: str | Isolation | None = None,
-    locking: str | Locking | None = None,
-    on_conflict: str | None = None,
-    autocommit: bool = False,
-    read_only: bool = False,
-    timeout: float = 10.0,
-    synchronous: str = "full",
-    limits: Limits | None = None,
-    **unknown: Any,
-) -> Connection:
-    """Open a database (and make it if it does not exist) and return a connection to it.
-
-    `database`         path of a directory, `khonsu:///path`, `:memory:` (private), `:memory:name` (shared in this process)
-    `isolation_level`  SERIALIZABLE (default), REPEATABLE READ or READ COMMITTED
-    `autocommit`       False: a transaction begins with the first statement; True: each statement is one
-    `read_only`        writes are refused (25006), and a database that does not exist is not made
-    `timeout`          seconds to wait for a lock (lock_timeout; 55P03 then); 0 is without end
-    `locking`          how transactions meet rivals: OPTIMISTIC, ADAPTIVE (default) or PESSIMISTIC
-    `synchronous`      when a commit is acknowledged: full (on disk), normal (on disk 100 ms later at the latest), off
-    `limits`           bounds of the engine (`khonsu_engine.limits.Limits`); like `synchronous` one for all connections
-    `on_conflict`      refused by name until its version comes (0A000)
-
-    Raises `CannotConnect`, `ObjectInUse` (another process has it, or other options are in force here), `DataCorrupted`,
-    `InvalidOption` and `InvalidOptionValue` (both `InterfaceError`).
-    """
-    dsn.refuse_unknown({"on_conflict": on_conflict, **unknown})
-    target = dsn.parse(database)
-    given = (isolation_level, autocommit, read_only, timeout, synchronous, limits, locking)
-    options = dsn.options_of(dict(zip(dsn.NAMES, given, strict=True)), target.options)
-    lease = databases.acquire(target, options)
-    try:
-        from khonsu_sql.local import session_on
-
-        return Connection(session_on(lease.database, options), lease)
-    except BaseException:
-        lease.release()
-        raise
+__all__ = ["Connection"]
 
 
 class Connection:
@@ -127,9 +84,9 @@ class Connection:
             raise self._refusal()
         return Cursor(self, row_factory or self.row_factory)
 
-    def execute(self, sql: str, parameters: Parameters = None) -> Cursor:
+    def execute(self, sql: str, parameters: Parameters = None, *, on_conflict: str | ConflictPolicy | None = None) -> Cursor:
         """`cursor().execute(…)`."""
-        return self.cursor().execute(sql, parameters)
+        return self.cursor().execute(sql, parameters, on_conflict=on_conflict)
 
     def executemany(self, sql: str, seq_of_parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Cursor:
         """`cursor().executemany(…)`."""
@@ -172,7 +129,12 @@ class Connection:
             session.rollback()
 
     def transaction(
-        self, *, isolation_level: str | Isolation | None = None, read_only: bool | None = None, locking: str | Locking | None = None
+        self,
+        *,
+        isolation_level: str | Isolation | None = None,
+        read_only: bool | None = None,
+        locking: str | Locking | None = None,
+        on_conflict: str | ConflictPolicy | None = None,
     ) -> TransactionBlock:
         """`with connection.transaction():` runs its block in one transaction: committed at its end, rolled back after an exception.
 
@@ -181,7 +143,7 @@ class Connection:
         """
         isolation = None if isolation_level is None else dsn.isolation_of(isolation_level)
         mode = None if locking is None else dsn.locking_of(locking)
-        return TransactionBlock(self, TransactionOptions(isolation, read_only, mode))
+        return TransactionBlock(self, TransactionOptions(isolation, read_only, mode, policy_of(on_conflict)))
 
     @property
     def last_commit(self) -> Outcome | None:

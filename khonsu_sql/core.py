@@ -16,6 +16,9 @@ from collections.abc import Generator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.locks import Locking, LockWaiter
 from khonsu_engine.protocols import Ticket
@@ -30,6 +33,7 @@ from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
 from khonsu_sql.sql.execute import execute, execute_many
 from khonsu_sql.sql.plan import Setting, TransactionControl
+from khonsu_sql.sql.policies import statement_policy
 from khonsu_sql.sql.query import Evaluator
 
 if TYPE_CHECKING:
@@ -61,6 +65,7 @@ class SessionCore:
         self._plans = plans
         self._evaluator = Evaluator(self._check_cancelled)
         self._cancelled = False
+        self._on_conflict: ConflictPolicy | None = None
         self._work: Work | None = None
         self._waiting: Ticket | None = None
 
@@ -97,13 +102,14 @@ class SessionCore:
 
     def _begin_work(self, request: Request) -> Work:
         match request:
-            case Execute(sql=sql, parameters=parameters, many=many):
+            case Execute(sql=sql, parameters=parameters, many=many, on_conflict=on_conflict):
+                self._on_conflict = on_conflict
                 # What runs again must find all sets again.
                 return self._execute(sql, list(parameters or ()) if many else parameters, many)
             case Ingest():
                 return self._ingest(request)
             case Begin(options=options):
-                return self._control(TransactionControl("begin", options.isolation, options.read_only, options.locking))
+                return self._control(TransactionControl("begin", *msgspec.structs.astuple(options)))
             case End(commit=commit):
                 return self._control(TransactionControl("commit" if commit else "rollback"))
             case Savepoint(action=action, name=name):
@@ -184,6 +190,8 @@ class SessionCore:
                 transaction = self._open(group, attempt)
                 yield from self._run_each(group, parameters, many, transaction, results)
                 yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
+                if results and self.transaction.outcome is not None:
+                    results[-1].conflicts = self.transaction.outcome.conflicts
                 break
             except BaseException as error:
                 for result in results:
@@ -235,7 +243,11 @@ class SessionCore:
     def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
         statement = bound(unit, transaction, self._plans, self.settings)
         run = execute_many if many else execute
-        return run(statement, parameters, self._context(transaction))
+        transaction.policy = statement_policy(statement, self._on_conflict, self.transaction.on_conflict, transaction.isolation)
+        try:
+            return run(statement, parameters, self._context(transaction))
+        finally:
+            transaction.policy = None
 
     def _context(self, transaction: LocalTransaction) -> Context:
         return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)
@@ -256,7 +268,7 @@ class SessionCore:
 
     def _control(self, plan: TransactionControl) -> Work:
         if plan.action == "begin":
-            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only, plan.locking))
+            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only, plan.locking, plan.on_conflict))
             return Result(None, -1, "BEGIN")
         if plan.name:
             self.transaction.savepoints(plan.action, plan.name, begins=not self.autocommit)

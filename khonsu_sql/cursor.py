@@ -13,16 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from khonsu_sql.arrow_results import ArrowResults
 from khonsu_sql.errors import InvalidCursorState, InvalidOptionValue, ParameterMismatch
+from khonsu_sql.policies import policy_of
 from khonsu_sql.session import IngestMode, Result
 from khonsu_sql.source import CLOSED, ClosedLink, Source
 from khonsu_sql.types import Description, describe
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-    import pyarrow as pa
-
+    from khonsu_engine.commands import Collision, ConflictPolicy
     from khonsu_sql.connection import Connection
     from khonsu_sql.rows import RowFactory
     from khonsu_sql.session import Parameters, Session
@@ -33,7 +32,7 @@ __all__ = ["Cursor"]
 _END = object()
 
 
-class Cursor:
+class Cursor(ArrowResults):
     """One place where results appear. Not for several threads at a time; connections are.
 
     `arraysize`   rows of a `fetchmany` without a size (1)
@@ -55,11 +54,12 @@ class Cursor:
 
     # --- running statements
 
-    def execute(self, sql: str, parameters: Parameters = None) -> Self:
+    def execute(self, sql: str, parameters: Parameters = None, *, on_conflict: str | ConflictPolicy | None = None) -> Self:
         """Run the statement(s) of `sql`; returns the cursor itself.
 
         `parameters`: a sequence for `?` and `$1`, a mapping for `:name` and `$name`. With several statements the first one's
-        result comes first, `nextset` goes on. An earlier result of this cursor ends. Raises subclasses of `Error`.
+        result comes first, `nextset` goes on. An earlier result of this cursor ends. `on_conflict`: the policy of rows that collide.
+        Raises subclasses of `Error`.
         """
         if self._source is not None:
             self._end("the cursor executed another statement")
@@ -70,21 +70,30 @@ class Cursor:
                 session = link._session
                 if session is None:
                     raise link._refusal()
-                result = session.execute(sql, parameters)
+                if on_conflict is None:
+                    result = session.execute(sql, parameters)
+                else:
+                    result = session.execute(sql, parameters, on_conflict=policy_of(on_conflict))
         except BaseException:
             self._result = None
             raise
         self._install(result)
         return self
 
-    def executemany(self, sql: str, seq_of_parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> Self:
+    def executemany(
+        self,
+        sql: str,
+        seq_of_parameters: Iterable[Sequence[Any] | Mapping[str, Any]],
+        *,
+        on_conflict: str | ConflictPolicy | None = None,
+    ) -> Self:
         """Run one statement for each set of parameters: one plan, one transaction. `rowcount` is the sum."""
         if not isinstance(seq_of_parameters, Iterable) or isinstance(seq_of_parameters, str | bytes | Mapping):
             raise ParameterMismatch(f"executemany takes a sequence of parameter sets, not {type(seq_of_parameters).__name__}")
         sets = list(seq_of_parameters)
         self._end("the cursor executed another statement")
         with self._link._lock:
-            result = self._session().execute(sql, sets, many=True)
+            result = self._session().execute(sql, sets, many=True, on_conflict=policy_of(on_conflict))
         self._install(result)
         return self
 
@@ -213,38 +222,6 @@ class Cursor:
             self._rows = None
         return self._source
 
-    # --- Arrow
-
-    def fetch_arrow_table(self) -> pa.Table:
-        """All rows that are left, as one `pyarrow.Table`."""
-        import pyarrow as pa
-
-        schema, batches = self._open_source().arrow("fetch_arrow_table")
-        return pa.Table.from_batches(list(batches), schema)
-
-    def fetch_record_batch(self) -> pa.RecordBatchReader:
-        """All rows that are left, as a reader that streams them. It ends when the cursor executes again or is closed."""
-        import pyarrow as pa
-
-        schema, batches = self._open_source().arrow("fetch_record_batch")
-        return pa.RecordBatchReader.from_batches(schema, batches)
-
-    def fetch_df(self) -> pd.DataFrame:
-        """All rows that are left, as a pandas DataFrame."""
-        return self.fetch_arrow_table().to_pandas()
-
-    def fetch_polars(self) -> pl.DataFrame:
-        """All rows that are left, as a polars DataFrame."""
-        import polars as pl
-
-        frame = pl.from_arrow(self.fetch_arrow_table())
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
-    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """The Arrow PyCapsule protocol: `pa.table(cursor)`, `pl.DataFrame(cursor)` and the like read the result."""
-        return self.fetch_record_batch().__arrow_c_stream__(requested_schema)
-
     # --- what is known of the result
 
     @property
@@ -282,6 +259,11 @@ class Cursor:
     def notices(self) -> tuple[str, ...]:
         """What the statement had to say beside its result."""
         return () if self._result is None else self._result.notices
+
+    @property
+    def conflicts(self) -> tuple[Collision, ...]:
+        """The rows a conflict policy decided, when the statement was a transaction by itself; else see `connection.last_commit`."""
+        return () if self._result is None else self._result.conflicts
 
     def setinputsizes(self, sizes: Sequence[Any]) -> None:
         """PEP 249: accepted; nothing needs to be told sizes here."""

@@ -21,11 +21,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from khonsu_engine.commands import Isolation
+from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
 from khonsu_sql.errors import CannotConnect, FeatureNotSupported, InterfaceError, InvalidOption, InvalidOptionValue
 from khonsu_sql.isolation import NAMES as NAMES_OF_LEVELS
 from khonsu_sql.isolation import level_of
+from khonsu_sql.policies import policy_of
 
 if TYPE_CHECKING:
     from khonsu_engine.limits import Limits
@@ -35,7 +36,6 @@ __all__ = ["Options", "Target", "isolation_of", "locking_of", "options_of", "par
 MEMORY = ":memory:"
 SYNCHRONOUS = ("full", "normal", "off")
 LATER = {
-    "on_conflict": "conflict policies",
     "read_from": "remote connections",
     "tls": "remote connections",
     "history_window": "history",
@@ -64,10 +64,11 @@ class Options(msgspec.Struct, frozen=True):
     synchronous: str = "full"
     limits: Limits | None = None
     locking: Locking = Locking.ADAPTIVE
+    on_conflict: ConflictPolicy = ConflictPolicy.FAIL
 
 
-NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits", "locking")
-DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None, None), strict=True))
+NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits", "locking", "on_conflict")
+DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None, None, None), strict=True))
 
 
 def parse(database: str | os.PathLike[str]) -> Target:
@@ -120,6 +121,7 @@ def options_of(given: Mapping[str, Any], url: Mapping[str, str]) -> Options:
         _one_of("synchronous", chosen["synchronous"], SYNCHRONOUS),
         _limits(chosen["limits"]),
         locking_of(chosen["locking"]),
+        policy_of(chosen["on_conflict"]) or ConflictPolicy.FAIL,
     )
 
 

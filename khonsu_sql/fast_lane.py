@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from khonsu_engine.columns.version import SnapshotPruned
+from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import EngineError
 from khonsu_engine.pending import StaleTable
 from khonsu_engine.restarts import Restart
@@ -33,6 +34,7 @@ _RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, Restart, KeyError
 """What sends a statement to the general path. KeyError: the table was dropped and forgotten under a compiled read."""
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
+FAIL = ConflictPolicy.FAIL
 
 
 class FastLane:
@@ -111,6 +113,8 @@ class FastLane:
                     self._database.wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
             if not isinstance(plan, PointWrite) or engine.read_only or plan.columns is not None:
+                return None
+            if core.transaction.on_conflict is not FAIL or plan.fallback.table.conflict_resolution is not None:
                 return None
             mark = engine.begin_statement(writes=True)
             count, _ = plan.run(engine, _values(plan.names, parameters))

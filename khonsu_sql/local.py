@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from khonsu_engine.commands import Isolation, Outcome
+from khonsu_engine.commands import ConflictPolicy, Isolation, Outcome
 from khonsu_engine.errors import EngineError
 from khonsu_engine.locks import Locking, LockWaiter
 from khonsu_sql.core import SessionCore
@@ -42,8 +42,10 @@ class LocalSession:
         read_only: bool = False,
         locking: Locking = Locking.ADAPTIVE,
         lock_timeout_seconds: float = 10.0,
+        on_conflict: ConflictPolicy = ConflictPolicy.FAIL,
     ) -> None:
         settings = Settings(isolation=isolation, read_only=read_only, locking=locking, lock_timeout_seconds=lock_timeout_seconds)
+        settings.conflict_resolution = on_conflict
         plans = _plans_of(database)
         self._database = database
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
@@ -51,9 +53,9 @@ class LocalSession:
 
     # --- statements
 
-    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False) -> Result:
+    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False, on_conflict: ConflictPolicy | None = None) -> Result:
         """See `session.Session.execute`. Cached point statements take the fast lane."""
-        if not many:
+        if not many and on_conflict is None:
             try:
                 result = self._lane.run(sql, parameters)
             except Exception as error:
@@ -63,7 +65,7 @@ class LocalSession:
                 raise
             if result is not None:
                 return result
-        return self._finish(Execute(sql, parameters, many))
+        return self._finish(Execute(sql, parameters, many, on_conflict))
 
     def ingest(self, table: str, reader: pa.RecordBatchReader, mode: IngestMode) -> int:
         """Returns the number of rows written."""
@@ -181,6 +183,7 @@ def session_on(database: Database, options: Options) -> LocalSession:
         read_only=options.read_only,
         locking=options.locking,
         lock_timeout_seconds=options.timeout_seconds,
+        on_conflict=options.on_conflict,
     )
 
 

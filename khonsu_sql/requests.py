@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import EngineError
 from khonsu_sql.errors import Error, InterfaceError, InternalError, OutOfMemory, StatementTooComplex, translate
 from khonsu_sql.session import IngestMode, Parameters, TransactionOptions
@@ -20,6 +21,7 @@ class Execute(msgspec.Struct, frozen=True):
     sql: str
     parameters: Parameters = None
     many: bool = False
+    on_conflict: ConflictPolicy | None = None
 
 
 class Ingest(msgspec.Struct, frozen=True):

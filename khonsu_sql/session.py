@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from khonsu_engine.commands import Isolation, Outcome
+from khonsu_engine.commands import Collision, ConflictPolicy, Isolation, Outcome
 from khonsu_engine.locks import Locking
 from khonsu_sql.errors import InvalidCursorState
 
@@ -49,6 +49,7 @@ class TransactionOptions(msgspec.Struct, frozen=True):
     isolation: Isolation | None = None
     read_only: bool | None = None
     locking: Locking | None = None
+    on_conflict: ConflictPolicy | None = None
 
 
 class ColumnInfo(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class Result(msgspec.Struct, gc=False):
     `columns`: None when the statement returns no rows. `rowcount`: rows affected, or rows returned when known, else -1.
     Either `rows` (list of tuples of Python values as the driver hands them out) or `batches` (a `pa.RecordBatchReader` that
     owns its snapshot), never both. `status`: the command tag (`SELECT`, `INSERT`, `CREATE TABLE`, …).
+    `conflicts`: the rows a conflict policy decided, where the statement was a transaction by itself.
     `validity`: not None when the rows show uncommitted changes of their own transaction; its `check()` comes before each fetch.
     """
 
@@ -95,6 +97,7 @@ class Result(msgspec.Struct, gc=False):
     notices: tuple[str, ...] = ()
     next: Result | None = None
     validity: Validity | None = None
+    conflicts: tuple[Collision, ...] = ()
 
 
 class Session(Protocol):
@@ -106,10 +109,11 @@ class Session(Protocol):
 
     @property
     def status(self) -> TransactionStatus: ...
-    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False) -> Result:
+    def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False, on_conflict: ConflictPolicy | None = None) -> Result:
         """Run the statement(s) of `sql`. Several statements give a chain of results (`Result.next`).
 
-        With `many`, `parameters` is a sequence of parameter sets for one statement (one plan, one transaction)."""
+        With `many`, `parameters` is a sequence of parameter sets for one statement (one plan, one transaction).
+        `on_conflict`: the policy of its writes; None: what table, transaction and session say."""
         ...
 
     def ingest(self, table: str, reader: pa.RecordBatchReader, mode: IngestMode) -> int: ...

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from khonsu_engine.commands import Isolation, Outcome
+from khonsu_engine.commands import ConflictPolicy, Isolation, Outcome
 from khonsu_engine.errors import EngineError
 from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
@@ -98,6 +98,11 @@ class SessionTransaction:
             )
             self.status = TransactionStatus.ACTIVE
         return self.engine
+
+    @property
+    def on_conflict(self) -> ConflictPolicy:
+        """The policy of statements on tables where neither says something else."""
+        return self._options.on_conflict or self._settings.conflict_resolution
 
     def _locking(self, isolation: Isolation) -> Locking:
         """READ COMMITTED promises that nobody commits over what it wrote, which takes hard locks, unless it was told to be optimistic."""

@@ -10,7 +10,7 @@ Left out until their issues: Prepare, Decide, Resolve, Fence and their records (
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Any
 
 import msgspec
@@ -23,9 +23,11 @@ __all__ = [
     "Blocked",
     "Bulk",
     "BulkFile",
+    "Collision",
     "Command",
     "Commit",
     "Committed",
+    "ConflictPolicy",
     "Effect",
     "Isolation",
     "Key",
@@ -62,6 +64,16 @@ class Isolation(IntEnum):
     SERIALIZABLE = 3
 
 
+class ConflictPolicy(Enum):
+    """What becomes of a row that collides, by its name in SQL. The value is what the report says was done to it."""
+
+    FAIL = "failed"
+    IGNORE = "ignored"
+    REPLACE = "replaced"
+    APPEND = "appended"
+    MERGE = "merged"
+
+
 class Operation(IntEnum):
     """What a write does to its key."""
 
@@ -88,7 +100,8 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One buffered change of one key.
 
     `row`: the new row (None for DELETE). `before`: the row it was computed from (None for INSERT).
-    `base`: the timestamp as of which the transaction knew the key's state; a newer version at commit is a conflict.
+    `base`: the timestamp as of which the transaction knew the key's state; a newer version at commit is a conflict, which
+    `policy` (a `mvcc.policies.RowPolicy`; None: FAIL) decides.
     """
 
     operation: int
@@ -96,6 +109,7 @@ class Write(msgspec.Struct, frozen=True, gc=False, array_like=True):
     row: Row | None
     before: Row | None
     base: Timestamp
+    policy: Any = None
 
 
 class ReadPredicate(msgspec.Struct, frozen=True, gc=False):
@@ -128,12 +142,22 @@ class Bulk(msgspec.Struct, frozen=True):
     truncate: bool = False
 
 
+class Collision(msgspec.Struct, frozen=True):
+    """What a policy did with one row: `action` is ignored, replaced, appended or merged. `key`: canonical; `timestamp`: of theirs."""
+
+    table: str
+    key: Any
+    action: str
+    timestamp: Timestamp
+
+
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """The request to commit: what was read, guarded and written, frozen.
 
     `reads`: table -> key -> columns read (a point read, absent keys included); empty below SERIALIZABLE.
     `guards`, `guard_keys`: reads that are validated at every level (existence checks, schema versions).
     `schemas`: the `schema.catalog.Table` seen for each table touched; it must still stand, unless `created` here.
+    `policied`: some writes have a policy. `collisions`: what policies have decided so far.
     """
 
     transaction_id: TransactionId
@@ -148,6 +172,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     created: frozenset[TableId] = frozenset()
     bulk: tuple[Bulk, ...] = ()
     tenure: int = 0
+    policied: bool = False
+    collisions: tuple[Collision, ...] = ()
 
 
 class Reserve(msgspec.Struct, frozen=True, gc=False):
@@ -203,11 +229,12 @@ class Blocked(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """How a transaction ended. `timestamp` and `index` are 0 when it wrote nothing."""
+    """How a transaction ended. `timestamp` and `index` are 0 when it wrote nothing. `conflicts`: the rows a policy decided."""
 
     transaction_id: TransactionId
     timestamp: Timestamp
     index: int
+    conflicts: tuple[Collision, ...] = ()
 
 
 Command = Commit | Reserve

@@ -6,8 +6,8 @@ thread itself sequences under the commit latch: validate, stamp, one `put`, inst
 Invariants: append → publish → sync → acknowledge; nothing under the latch waits, calls DuckDB or opens a file. From the
 stamp on a commit is `_pending`; its finish may be interrupted (Ctrl-C) and repeated by this thread or the next holder of the
 latch, so a commit is whole or absent. A failed sync is final: *durable* stays, writes are refused, owners get "unknown".
-Whoever writes what another has locked hard is sent away to wait, before anything is validated. Left out: policies (issue B); other
-tenures than 0 (cluster).
+Whoever writes what another has locked hard is sent away to wait, before anything is validated; conflict policies decide next
+(`resolution`). Left out: other tenures than 0 (cluster).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import (
     Blocked,
     Bulk,
+    Collision,
     Commit,
     Committed,
     Effect,
@@ -44,18 +45,19 @@ from khonsu_engine.mvcc.horizon import Readers
 from khonsu_engine.mvcc.lock_table import LockOwner
 from khonsu_engine.pending import Pending, StaleTable
 from khonsu_engine.protocols import Store
+from khonsu_engine.resolution import resolved
 from khonsu_engine.schema.catalog import Table
-from khonsu_engine.state_machine import Installation, Reservation, State, validate
+from khonsu_engine.state_machine import Installation, Reservation, State, effects_of, validate
 from khonsu_engine.storage import keys, log
 from khonsu_engine.syncer import Syncer, Synchronous
 from khonsu_engine.tickets import CommitTicket, outcome_unknown
+from khonsu_engine.trimming import shorten_changes, trim_versions
 
 __all__ = ["Committer"]
 
 Ordered = Outcome | CommitTicket | Refusal | Blocked
 
 PREVALIDATE_READS_MIN = 64
-CHANGES_TRIM = 512
 
 
 class Committer:
@@ -98,20 +100,25 @@ class Committer:
         """Order `command`. A refusal, or a lock in the way of `owner`: nothing happened. A ticket: published, not durable yet.
 
         Raises StoreFailed (nothing happened). After a BaseException from elsewhere (Ctrl-C) `outcome` tells how it ended."""
-        flags = 0
-        try:
-            body, flags = self._encode(command, effects)
-            result = self._sequence(command, effects, body, flags, owner)
-        except BaseException:
-            self._discard_body(command, flags)
-            raise
-        if isinstance(result, Refusal | Blocked):
-            self._discard_body(command, flags)
-        elif self.due:
-            self.on_due()
-        return result
+        while True:
+            flags = 0
+            try:
+                body, flags = self._encode(command, effects)
+                result = self._sequence(command, effects, body, flags, owner)
+            except BaseException:
+                self._discard_body(command, flags)
+                raise
+            if isinstance(result, Refusal | Blocked | Commit):
+                self._discard_body(command, flags)
+            elif self.due:
+                self.on_due()
+            if not isinstance(result, Commit):
+                return result
+            command, effects = result, effects_of(result)  # decided, but too large to be written under the latch
 
-    def _sequence(self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int, owner: LockOwner | None) -> Ordered:
+    def _sequence(
+        self, command: Commit, effects: tuple[Effect, ...], body: log.Body, flags: int, owner: LockOwner | None
+    ) -> Ordered | Commit:
         self._refuse_if_failed()  # a conflict would be tried again
         floor = self._prevalidate(command)
         if isinstance(floor, Refusal):
@@ -125,10 +132,18 @@ class Committer:
                 held = self._locks.in_the_way(owner, command)
                 if held is not None:
                     return held
+            if command.policied:
+                decided = resolved(self.state, command)
+                if isinstance(decided, Refusal):
+                    return self._counted(decided)
+                if decided is not command:
+                    command, effects = decided, effects_of(decided)
+                    if flags or not self._fits(body := self._body(command, effects)):
+                        return command
             refusal = validate(self.state, command, floor)
             if refusal is not None:
                 return self._counted(refusal)
-            self._pending = self._stamp(command.transaction_id, effects, command.bulk, body, flags)
+            self._pending = self._stamp(command.transaction_id, effects, command.bulk, body, flags, command.collisions)
             outcome = self._settle()
             return self._sequenced(effects, outcome) or outcome
 
@@ -201,16 +216,24 @@ class Committer:
 
     def _encode(self, command: Commit, effects: tuple[Effect, ...]) -> tuple[log.Body, int]:
         """The record's body, made outside the latch; a large one is written ahead as a file and replaced by its name."""
-        if not self._logged:
-            return log.NO_BODY, 0
-        bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
-        body = log.encode_body(effects, bulk, command.schemas)
-        if len(body) <= INLINE_BODY_BYTES_MAX:
+        body = self._body(command, effects)
+        if self._fits(body):
             return body, 0
         return log.write_ahead(self._store, command.transaction_id, body), log.BODY_IN_FILE
 
+    def _body(self, command: Commit, effects: tuple[Effect, ...]) -> log.Body:
+        if not self._logged:
+            return log.NO_BODY
+        bulk = tuple((part.table, part.truncate, part.files) for part in command.bulk)
+        return log.encode_body(effects, bulk, command.schemas)
+
+    def _fits(self, body: log.Body) -> bool:
+        return len(body) <= INLINE_BODY_BYTES_MAX
+
     def _prevalidate(self, command: Commit) -> Timestamp | Refusal:
-        """Validate against everything published so far outside the latch; return up to where."""
+        """Validate against everything published so far outside the latch; return up to where. What policies decide is not known yet."""
+        if command.policied:
+            return 0
         if not command.predicates and not command.bulk and not command.guards:
             keys_read = max(map(len, command.reads.values()), default=0)
             if max(keys_read, 0, *map(len, command.writes.values())) < PREVALIDATE_READS_MIN:
@@ -219,13 +242,20 @@ class Committer:
         return validate(self.state, command) or max(floor, command.read_timestamp)
 
     def _stamp(
-        self, transaction_id: TransactionId, effects: tuple[Effect, ...], bulk: tuple[Bulk, ...], body: log.Body, flags: int
+        self,
+        transaction_id: TransactionId,
+        effects: tuple[Effect, ...],
+        bulk: tuple[Bulk, ...],
+        body: log.Body,
+        flags: int,
+        collisions: tuple[Collision, ...] = (),
     ) -> Pending:
         index, timestamp = self._next()
         record = Committed(index, timestamp, transaction_id, effects, tuple((part.table, part.truncate, part.files) for part in bulk))
         raw, digest = self._seal(log.COMMITTED, body, index, timestamp, transaction_id, flags)
         files = tuple(file.name for part in bulk for file in part.files) + ((log.body_name(transaction_id),) if flags else ())
-        return Pending(Outcome(transaction_id, timestamp, index), Installation(record, bulk), raw, digest, files)
+        outcome = Outcome(transaction_id, timestamp, index, collisions)
+        return Pending(outcome, Installation(record, bulk, collisions), raw, digest, files)
 
     def _next(self) -> tuple[int, Timestamp]:
         state = self.state
@@ -287,31 +317,13 @@ class Committer:
         self.log_bytes += len(pending.raw)
 
     def _trim(self, effects: tuple[Effect, ...]) -> None:
-        """Drop what no snapshot needs: old versions of the rows just written, old entries of the change lists."""
-        tables = self.state.tables
-        newest, active = self.syncer.readers.newest, self.syncer.readers.active
-        for effect in effects:
-            memtable = tables[effect.table].memtable
-            chains, prune = memtable.chains, memtable.prune
-            for _, key, _, _ in effect.rows:
-                if chains[key].older is not None:
-                    prune(key, newest, active)
+        """Drop what no snapshot needs; every 16 commits notice what is due."""
+        readers = self.syncer.readers
+        trim_versions(self.state, effects, readers)
         if self.commits & 15 == 0:
-            self._look_after(effects)
-
-    def _look_after(self, effects: tuple[Effect, ...]) -> None:
-        """Every 16 commits: shorten the change lists of these tables, notice full memtables and a long log."""
-        state, limits, readers = self.state, self._limits, self.syncer.readers
-        horizon = readers.active[0] if readers.active else readers.newest
-        for number in {effect.table for effect in effects}:
-            listed = state.changes.get(number, ())
-            if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
-                state.changes[number] = list(listed[len(listed) // 2 :])
-            memtable = state.tables[number].memtable
-            if len(memtable.log) > limits.memtable_versions_max or memtable.size_bytes > limits.memtable_bytes_max:
-                self.due = True
-        if self.log_bytes > limits.checkpoint_bytes or self.commits - self.checkpointed > limits.checkpoint_commits:
-            self.due = True
+            limits = self._limits
+            long = self.log_bytes > limits.checkpoint_bytes or self.commits - self.checkpointed > limits.checkpoint_commits
+            self.due |= shorten_changes(self.state, effects, readers, limits) or long
 
     def _refuse_if_failed(self) -> None:
         if self.syncer.failure is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "CannotConnect",
+    "CheckViolation",
     "CommitOutcomeUnknown",
     "CorruptDatabase",
     "DatabaseInUse",
@@ -78,6 +79,12 @@ class NotNullViolation(EngineError):
     """NULL in a column that forbids it."""
 
     sqlstate = "23502"
+
+
+class CheckViolation(EngineError):
+    """A CHECK is false for a row that a conflict policy made."""
+
+    sqlstate = "23514"
 
 
 class InvalidValue(EngineError):

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from khonsu_engine.columns.key_search import common_key
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import ALL_COLUMNS, EVERY_KEY, Key, KeyRange, ReadPredicate, Row, TableId, Timestamp, Write
+from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
+from khonsu_engine.mvcc.validation import in_range
 from khonsu_engine.read_set import ReadSet
 from khonsu_engine.schema.catalog import Catalog
 from khonsu_engine.write_set import WriteSet
@@ -23,9 +27,19 @@ if TYPE_CHECKING:
     from khonsu_engine.columns.scan import Scan
     from khonsu_engine.database import Database
 
-__all__ = ["SnapshotReader"]
+__all__ = ["NO_COLUMNS", "SnapshotReader", "StatementPolicy"]
 
 _NO_WRITES: Mapping[Key, Write] = {}
+
+NO_COLUMNS = 0
+"""What was read of a row is that it is there, or not."""
+
+
+class StatementPolicy(msgspec.Struct, frozen=True):
+    """The conflict policy of one statement: that of its rows, and the columns it only adds to (deltas), which are not read by it."""
+
+    row: RowPolicy
+    unread: int = 0
 
 
 class SnapshotReader:
@@ -37,11 +51,14 @@ class SnapshotReader:
         "_catalog",
         "_database",
         "_keys_read",
+        "_policied",
         "_reads",
         "_recording",
+        "_settled",
         "_tables",
         "_write_set",
         "_writes",
+        "policy",
         "read_timestamp",
         "seen",
     )
@@ -57,6 +74,11 @@ class SnapshotReader:
         self._write_set = WriteSet()
         self._writes = self._write_set.rows
         self._bulk = self._write_set.bulk
+        self.policy: StatementPolicy | None = None
+        """Of the statement that runs, when it has another one than FAIL."""
+        self._policied = False
+        self._settled: set[tuple[TableId, Key]] = set()
+        """Own rows with a policy that were read: no policy decides them any more."""
         self.seen: Timestamp = 0
         """The newest commit that what was read here depends on; looked after only in a snapshot ahead of *durable*."""
         self._ahead = read_timestamp > database.state.durable
@@ -71,6 +93,8 @@ class SnapshotReader:
     def get(self, table: TableId, key: Key, *, columns: int = ALL_COLUMNS, constraint: bool = False) -> Row | None:
         """The visible row of `key`, own writes included; the read is recorded first."""
         if self._recording or constraint:
+            if self._policied or self.policy is not None:
+                columns = self._read_beside(table, key, columns)
             self._record(table, key, columns, constraint)
         return self.peek(table, key)
 
@@ -143,7 +167,24 @@ class SnapshotReader:
         if constraint:
             self._reads.guards.append(ReadPredicate(table, range, predicate, columns, self.read_timestamp))
         elif self._recording:
+            if self._policied or self.policy is not None:
+                columns = self._read_beside(table, range, columns)
             self._reads.predicates.append(ReadPredicate(table, range, predicate, columns, self.read_timestamp))
+
+    def _read_beside(self, table: TableId, what: Key | KeyRange, columns: int) -> int:
+        """The columns a read uses beside the statement's own deltas; own rows it looks at are decided by no policy any more."""
+        keys = NO_COLUMNS
+        if self.policy is not None and self.policy.row.table.id == table:
+            columns &= ~self.policy.unread
+        own = self._writes.get(table, _NO_WRITES)
+        looked_at = [key for key in own if in_range(key, what)] if isinstance(what, KeyRange) else [what] if what in own else []
+        for key in looked_at:
+            policy = own[key].policy
+            if policy is not None:
+                keys = keys or sum(1 << position for position in policy.table.key_columns)
+                if columns & ~keys:
+                    self._settled.add((table, key))
+        return columns
 
     def _pinned(self, table: TableId) -> tuple[TableVersion, tuple[Any, ...]]:
         """The pinned version of a table (an empty one after an own truncation) and the segments of own bulk writes."""

@@ -17,6 +17,7 @@ from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import Version
 from khonsu_engine.commands import (
     Bulk,
+    Collision,
     Command,
     Commit,
     Committed,
@@ -167,10 +168,11 @@ class Reservation:
 class Installation:
     """The effects of one record on their way into the state. `run` may be interrupted anywhere and run again."""
 
-    __slots__ = ("_bulk", "_bulk_step", "_record", "_step", "_versions", "timestamp")
+    __slots__ = ("_bulk", "_bulk_step", "_collisions", "_record", "_step", "_versions", "timestamp")
 
-    def __init__(self, record: Committed, bulk: tuple[Bulk, ...]) -> None:
+    def __init__(self, record: Committed, bulk: tuple[Bulk, ...], collisions: tuple[Collision, ...] = ()) -> None:
         self.timestamp = record.timestamp
+        self._collisions = collisions
         self._record = record
         self._bulk = bulk
         self._step = self._bulk_step = 0
@@ -205,7 +207,7 @@ class Installation:
         record, outcomes = self._record, state.outcomes
         name = record.transaction_id[8:]
         outcomes.pop(name, None)  # the latest stand last
-        outcomes[name] = Outcome(record.transaction_id, record.timestamp, record.index)
+        outcomes[name] = Outcome(record.transaction_id, record.timestamp, record.index, self._collisions)
         if len(outcomes) > OUTCOMES_MAX:
             del outcomes[next(iter(outcomes))]
         state.index = record.index

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from weakref import ref
 
+import msgspec
+
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.commands import (
     Blocked,
@@ -30,6 +32,7 @@ from khonsu_engine.evidence import conflict
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode
 from khonsu_engine.read_set import ReadMark
+from khonsu_engine.resolution import without_policies
 from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_engine.state_machine import effects_of, validate
 from khonsu_engine.tickets import CommitTicket
@@ -106,7 +109,7 @@ class LocalTransaction(TransactionWriter):
         database, before = self._database, self._freeze() if self.wrote or not self._reads.empty else None
         assert self.token is not None, "the transaction has ended"
         with database.snapshots.pinned(newest, self.read_timestamp) as (timestamp, tables):
-            refusal = None if before is None else validate(database.state, before)
+            refusal = None if before is None else validate(database.state, _judged_now(before))
             if refusal is not None:
                 raise self._conflict(refusal)
             database.snapshots.move(self.token, timestamp)
@@ -174,6 +177,7 @@ class LocalTransaction(TransactionWriter):
 
     def _freeze(self) -> Commit:
         reads, writes = self._reads, self._write_set
+        rows = self._unsettled() if self._policied else writes.rows
         touched = {*writes.rows, *writes.bulk, *reads.keys, *(read.table for read in reads.predicates)} - writes.dropped
         schemas = {table: self._tables[table].table for table in touched}
         return Commit(
@@ -184,10 +188,11 @@ class LocalTransaction(TransactionWriter):
             tuple(reads.predicates),
             tuple(reads.guards),
             reads.guard_keys,
-            writes.rows,
+            rows,
             schemas,
             frozenset(writes.created),
             writes.parts,
+            policied=self._policied,
         )
 
     def _conflict(self, refusal: Refusal) -> SerializationConflict:
@@ -211,3 +216,8 @@ class LocalTransaction(TransactionWriter):
         if self.token is not None:
             self._database.snapshots.release(self.token)
             self.token = None
+
+
+def _judged_now(command: Commit) -> Commit:
+    """`command` as a moving snapshot must find it: what a policy will decide is judged at COMMIT only."""
+    return msgspec.structs.replace(command, writes=without_policies(command.writes)) if command.policied else command

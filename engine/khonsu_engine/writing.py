@@ -15,13 +15,14 @@ import msgspec
 
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
-from khonsu_engine.commands import EVERY_KEY, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
+from khonsu_engine.commands import EVERY_KEY, ConflictPolicy, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
 from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
 from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode, Target
+from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import ALL
-from khonsu_engine.reading import SnapshotReader
+from khonsu_engine.reading import NO_COLUMNS, SnapshotReader, StatementPolicy
 from khonsu_engine.restarts import Superseded
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Table
 from khonsu_engine.transaction_locks import TransactionLocks
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from khonsu_engine.database import Database
 
 __all__ = ["TransactionWriter"]
-
-NO_COLUMNS = 0
-"""What was read of a row is that it is there, or not."""
 
 _NO_WRITES: dict[Key, Write] = {}
 
@@ -108,14 +106,18 @@ class TransactionWriter(SnapshotReader):
 
         Raises UniqueViolation when an INSERT meets a visible row of its key, Superseded when its row is newer than the snapshot."""
         by_key, key = self._writes.get(table, _NO_WRITES), write.key
+        policy = self.policy
+        if policy is not None and policy.row.table.id == table:
+            write = self._with_policy(write, policy)
         earlier = by_key.get(key)
         if earlier is not None:
             self._merge(by_key, table, earlier, write)
             return
         if self.restarts:
-            if self._locking:
+            if self._locking and (policy is None or self._locking is Locking.PESSIMISTIC):
                 (self._locks or self._made_locks()).intend(table, key)
-            self._refuse_superseded(table, key, write.base)
+            if policy is None:
+                self._refuse_superseded(table, key, write.base)
         if write.operation == Operation.INSERT and self._visible_elsewhere(table, key):
             raise self.duplicate(table, key)
         if by_key is _NO_WRITES:  # only now: a table that refused a row was not written
@@ -136,7 +138,35 @@ class TransactionWriter(SnapshotReader):
         before, row = earlier.before, write.row
         operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
         self._undo.append((table, write.key, earlier))
-        by_key[write.key] = Write(operation, write.key, row, before, earlier.base)
+        by_key[write.key] = Write(operation, write.key, row, before, earlier.base, self._policy_of(earlier, write))
+
+    # -- conflict policies ----------------------------------------------------------------------------------------
+
+    def _with_policy(self, write: Write, policy: StatementPolicy) -> Write:
+        """The write with its row's policy. At SERIALIZABLE a policy acts on what was not read: whoever replaces a row by one with columns
+        it took over has read these."""
+        row, table = policy.row, policy.row.table
+        self._policied = True
+        if self._recording and row.policy is ConflictPolicy.REPLACE and write.operation == Operation.UPDATE:
+            self._record(table.id, write.key, ((1 << len(table.columns)) - 1) & ~row.assigned, False)
+        return msgspec.structs.replace(write, policy=row)
+
+    def _policy_of(self, earlier: Write, write: Write) -> RowPolicy | None:
+        """Of a row written twice: theirs if both have the same, else none."""
+        one: RowPolicy | None = earlier.policy
+        other: RowPolicy | None = write.policy
+        if one is None or other is None or one.policy is not other.policy:
+            return None
+        return other.with_assigned(one.assigned)
+
+    def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
+        """The rows to commit; those that were read again have no policy."""
+        rows = self._writes
+        for table, key in self._settled:
+            write = rows.get(table, _NO_WRITES).get(key)
+            if write is not None and write.policy is not None:
+                rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
+        return rows
 
     def _visible_elsewhere(self, table: TableId, key: Key) -> bool:
         if self._bulk.get(table):
@@ -226,6 +256,17 @@ class TransactionWriter(SnapshotReader):
         self._tables = {**self._tables, **self._write_set.created}
         self._catalog = None
         return made
+
+    def alter_table(self, table: Table, changed: Table) -> None:
+        """Another definition of a table whose rows keep their shape: same id, version, column types and indexes."""
+        key = (table.schema, table.name.casefold())
+        before = self.get(CATALOG_TABLE, key, constraint=True)
+        operation = Operation.INSERT if before is None else Operation.UPDATE
+        self._write_set.keep()
+        row = (*key, msgspec.msgpack.encode(changed))
+        self.put(CATALOG_TABLE, Write(operation, key, row, before, self.read_timestamp))
+        self._write_set.definitions[key] = changed
+        self._catalog = None
 
     def drop_table(self, table: Table) -> None:
         """Remove a table, its rows and its indexes. Waits for those who have locked rows, and conflicts with every other concurrent change

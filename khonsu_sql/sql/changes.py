@@ -52,6 +52,7 @@ def bind_update(binding: Binding, tree: Any) -> Written:
     source = tree.args.get("from_")
     scope, joins = _join_others(binding, tree, relation, [source.this] if source is not None else [])
     assigned = _assignments(binding, tree, written.table)
+    deltas = _deltas(tree, assigned, written.table)
     values = []
     for position, value in assigned:
         node = default_of(written.table.columns[position]) if is_default(value) else value
@@ -60,6 +61,7 @@ def bind_update(binding: Binding, tree: Any) -> Written:
         values.append((position, node))
     _finish(binding, tree, written, scope, joins, values)
     written.assigned = tuple(position for position, _ in values)
+    written.deltas = () if occurrence.whole else deltas
     _check_whole(binding, tree, occurrence)
     return written
 
@@ -112,6 +114,23 @@ def _assignments(binding: Binding, tree: Any, table: Table) -> list[tuple[int, A
             raise error_at(binding, column, f'multiple assignments to same column "{column.name}"')
         found[position] = value
     return list(found.items())
+
+
+def _deltas(tree: Any, assigned: list[tuple[int, Any]], table: Table) -> tuple[int, ...]:
+    """The columns set to themselves plus or minus a constant or parameter, and mentioned nowhere else."""
+    mentioned = [node.name.casefold() for node in tree.find_all(exp.Column)]
+    found = []
+    for position, value in assigned:
+        name = table.columns[position].name.casefold()
+        if not isinstance(value, exp.Add | exp.Sub) or mentioned.count(name) != 2:
+            continue
+        own, other = value.this, value.expression
+        if isinstance(value, exp.Add) and not isinstance(own, exp.Column):
+            own, other = other, own
+        other = other.this if isinstance(other, exp.Neg) else other
+        if isinstance(own, exp.Column) and own.name.casefold() == name and isinstance(other, exp.Literal | exp.Parameter):
+            found.append(position)
+    return tuple(found)
 
 
 def _finish(binding: Binding, tree: Any, written: Written, scope: Scope, joins: list[Any], values: list[tuple[int, Any]]) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Callable
 
 from sqlglot.tokens import TokenType
 
-from khonsu_engine.commands import Isolation
+from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
 from khonsu_sql.errors import FeatureNotSupported
 from khonsu_sql.isolation import NAMES, level_of
+from khonsu_sql.policies import NAMES as NAMES_OF_POLICIES
+from khonsu_sql.policies import policy_named
 from khonsu_sql.sql.plan import Setting, TransactionControl
 from khonsu_sql.sql.words import Words
 
-__all__ = ["control_plan"]
+__all__ = ["control_plan", "policy_at"]
 
 
 def control_plan(words: Words) -> TransactionControl | Setting | None:
@@ -44,6 +46,7 @@ def _begin(words: Words) -> TransactionControl:
     isolation: Isolation | None = None
     read_only: bool | None = None
     locking: Locking | None = None
+    policy: ConflictPolicy | None = None
     while not words.at_end:
         if words.accept("ISOLATION", "LEVEL"):
             isolation = _level(words)
@@ -53,10 +56,12 @@ def _begin(words: Words) -> TransactionControl:
             read_only = False
         elif (found := next((mode for mode in Locking if words.accept(mode.name)), None)) is not None:
             locking = found
+        elif words.accept("ON", "CONFLICT"):
+            policy = policy_at(words)
         elif not (words.accept("DEFERRABLE") or words.accept("NOT", "DEFERRABLE")):
             raise _mode_error(words)
         words.accept(",")
-    return TransactionControl("begin", isolation, read_only, locking)
+    return TransactionControl("begin", isolation, read_only, locking, on_conflict=policy)
 
 
 def _level(words: Words) -> Isolation:
@@ -68,11 +73,19 @@ def _level(words: Words) -> Isolation:
 
 
 def _mode_error(words: Words) -> Exception:
-    for mode in (("ON", "CONFLICT"), ("AS", "OF")):
-        if words.accept(*mode):
-            words.position -= len(mode)
-            return refuse(words, f"BEGIN … {' '.join(mode)}")
-    return words.error("expected ISOLATION LEVEL, READ ONLY, READ WRITE, OPTIMISTIC, ADAPTIVE, PESSIMISTIC or DEFERRABLE")
+    if words.accept("AS", "OF"):
+        words.position -= 2
+        return refuse(words, "BEGIN … AS OF")
+    return words.error("expected ISOLATION LEVEL, READ ONLY, READ WRITE, OPTIMISTIC, ADAPTIVE, PESSIMISTIC, ON CONFLICT or DEFERRABLE")
+
+
+def policy_at(words: Words) -> ConflictPolicy:
+    """The conflict policy at the cursor, quoted or not. Raises SyntaxError_."""
+    policy = None if words.at_end else policy_named(words.token.text)
+    if policy is None:
+        raise words.error("expected a conflict policy", hint=f"{', '.join(NAMES_OF_POLICIES)}.")
+    words.take()
+    return policy
 
 
 def _noise(words: Words) -> None:

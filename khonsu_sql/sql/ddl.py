@@ -1,18 +1,21 @@
-"""CREATE TABLE and DROP TABLE: puts and deletes of catalog rows, as transactional as any others.
+"""CREATE TABLE, ALTER TABLE and DROP TABLE: puts and deletes of catalog rows, as transactional as any others.
 
-Called by `execute`; calls the transaction. Ids are assigned by the engine. Left out: ALTER, CREATE INDEX, views (issue C).
+Called by `execute`; calls the transaction. Ids are assigned by the engine. Left out: ALTER of columns, CREATE INDEX, views (issue C).
 """
 
 from __future__ import annotations
+
+import msgspec
 
 import khonsu_engine.errors as engine_errors
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Table
 from khonsu_engine.transaction import LocalTransaction
 from khonsu_sql.errors import DuplicateTable, UndefinedTable
 from khonsu_sql.session import Result
-from khonsu_sql.sql.plan import CreateTable, DropTable
+from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable
+from khonsu_sql.sql.table_options import altered
 
-__all__ = ["create_table", "drop_tables"]
+__all__ = ["alter_table", "create_table", "drop_tables"]
 
 
 def create_table(plan: CreateTable, transaction: LocalTransaction) -> Result:
@@ -28,6 +31,19 @@ def create_table(plan: CreateTable, transaction: LocalTransaction) -> Result:
     except engine_errors.UniqueViolation as error:
         raise _duplicate(table) from error
     return Result(None, -1, "CREATE TABLE")
+
+
+def alter_table(plan: AlterTable, transaction: LocalTransaction) -> Result:
+    """Raises UndefinedTable (42P01), unless IF EXISTS makes that a notice, and as `alter.altered` does."""
+    transaction.guard(CATALOG_TABLE, (plan.schema, plan.name.casefold()))
+    table = transaction.catalog.find(plan.name, plan.schema)
+    if table is None:
+        if plan.if_exists:
+            return Result(None, -1, "ALTER TABLE", notices=(f'table "{plan.name}" does not exist, skipping',))
+        raise UndefinedTable(f'table "{plan.name}" does not exist')
+    policy, columns = altered(table, plan.options)
+    transaction.alter_table(table, msgspec.structs.replace(table, conflict_resolution=policy, columns=columns))
+    return Result(None, -1, "ALTER TABLE")
 
 
 def _duplicate(table: Table) -> DuplicateTable:

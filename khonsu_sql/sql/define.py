@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+from msgspec.structs import replace
 from sqlglot.tokens import TokenType
 
 from khonsu_engine.schema.catalog import Table
@@ -15,9 +16,10 @@ from khonsu_sql.errors import InvalidSchemaName
 from khonsu_sql.sql.control import refuse
 from khonsu_sql.sql.definitions import ColumnSyntax, Constraint, table_of
 from khonsu_sql.sql.plan import CreateTable, DropTable
+from khonsu_sql.sql.table_options import altered, read_options
 from khonsu_sql.sql.words import Words
 
-__all__ = ["read_create_table", "read_drop_table"]
+__all__ = ["read_create_table", "read_drop_table", "table_name"]
 
 _TABLE_CONSTRAINTS = ("CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE", "LIKE")
 _COLUMN_CONSTRAINTS = ("CONSTRAINT", "NOT", "NULL", "PRIMARY", "UNIQUE", "CHECK", "DEFAULT", "REFERENCES", "GENERATED", "COLLATE")
@@ -41,14 +43,17 @@ def read_create_table(words: Words) -> CreateTable:
     """The plan of a CREATE TABLE at the cursor, with ids 0."""
     words.expect("CREATE", "TABLE")
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
-    schema, name = _table_name(words)
+    schema, name = table_name(words)
     if words.word in _REFUSED_AFTER:
         raise refuse(words, f"CREATE TABLE {words.word}", "CREATE TABLE, then INSERT … SELECT." if words.word == "AS" else None)
     columns, constraints = _elements(words)
+    options = read_options(words, None) if words.accept("WITH") else []
     if words.word in _REFUSED_AFTER:
         raise refuse(words, f"CREATE TABLE (…) {words.word}")
     words.end()
     table: Table = table_of(schema, name, columns, constraints, words)
+    policy, _ = altered(table, tuple(options))
+    table = replace(table, conflict_resolution=policy)
     return CreateTable(table, if_not_exists)
 
 
@@ -56,16 +61,17 @@ def read_drop_table(words: Words) -> DropTable:
     """The plan of a DROP TABLE at the cursor. CASCADE and RESTRICT are the same: nothing depends on a table yet."""
     words.expect("DROP", "TABLE")
     if_exists = words.accept("IF", "EXISTS")
-    names = [_table_name(words)]
+    names = [table_name(words)]
     while words.accept(","):
-        names.append(_table_name(words))
+        names.append(table_name(words))
     if not words.accept("CASCADE"):
         words.accept("RESTRICT")
     words.end()
     return DropTable(tuple(names), if_exists)
 
 
-def _table_name(words: Words) -> tuple[str, str]:
+def table_name(words: Words) -> tuple[str, str]:
+    """(schema, name) at the cursor."""
     start = words.position
     name = words.name("the name of a table")
     if not words.accept("."):

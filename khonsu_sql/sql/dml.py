@@ -74,11 +74,11 @@ def _insert(plan: WriteFromQuery, batches: Iterable[pa.RecordBatch], context: Co
     names = [table.columns[position].name for position in table.visible]
     checked = (conform(types, batch, names, foreign=False) for batch in batches)
     head, more = _taken(checked, context.database.limits.bulk_rows_min)
-    if more:
+    if more and context.transaction.policy is None:  # bulk rows take no conflict policy
         kept: list[pa.RecordBatch] | None = None if plan.returning is None else []
         count = write_bulk(table, chain(head, checked), context, kept=kept)
         return count, lambda: pa.Table.from_batches(kept or [], _schema(table))
-    rows = insert_rows(table, [row for batch in head for row in rows_from_arrow(types, batch)], context)
+    rows = insert_rows(table, [row for batch in chain(head, checked) for row in rows_from_arrow(types, batch)], context)
     return len(rows), lambda: _arrow(table, rows)
 
 

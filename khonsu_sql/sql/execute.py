@@ -16,11 +16,12 @@ from khonsu_sql.errors import ProgrammingError, ReadOnlySqlTransaction
 from khonsu_sql.session import Parameters, Result
 from khonsu_sql.sql.bind import normalise
 from khonsu_sql.sql.context import Context, run_query
-from khonsu_sql.sql.ddl import create_table, drop_tables
+from khonsu_sql.sql.ddl import alter_table, create_table, drop_tables
 from khonsu_sql.sql.dml import run_write
 from khonsu_sql.sql.explain import explain
 from khonsu_sql.sql.many import run_many
 from khonsu_sql.sql.plan import (
+    AlterTable,
     CreateTable,
     DropTable,
     Explain,
@@ -39,7 +40,7 @@ __all__ = ["execute", "execute_many", "writes"]
 
 def writes(plan: Plan) -> bool:
     """Does a transaction that begins with this statement begin by writing?"""
-    return isinstance(plan, WriteFromQuery | PointWrite | CreateTable | DropTable)
+    return isinstance(plan, WriteFromQuery | PointWrite | CreateTable | AlterTable | DropTable)
 
 
 def execute(statement: Statement, parameters: Parameters, context: Context) -> Result:
@@ -84,6 +85,8 @@ def _run(plan: Plan, values: Sequence[Any], context: Context) -> Result:
             return run_write(plan, values, context)
         case CreateTable():
             return create_table(plan, context.transaction)
+        case AlterTable():
+            return alter_table(plan, context.transaction)
         case DropTable():
             return drop_tables(plan, context.transaction)
         case Explain():
@@ -109,6 +112,8 @@ def _refuse_in_read_only(plan: Plan, context: Context) -> None:
             what = operation.name
         case CreateTable():
             what = "CREATE TABLE"
+        case AlterTable():
+            what = "ALTER TABLE"
         case DropTable():
             what = "DROP TABLE"
         case _:

@@ -15,11 +15,12 @@ from sqlglot import exp
 from sqlglot.tokens import Token
 
 from khonsu_sql.errors import StatementTooComplex
+from khonsu_sql.sql.alter import read_alter_table
 from khonsu_sql.sql.control import control_plan, refuse
 from khonsu_sql.sql.define import read_create_table, read_drop_table
 from khonsu_sql.sql.lex import check_text, split, tokenize
 from khonsu_sql.sql.names import written_items
-from khonsu_sql.sql.plan import CreateTable, DropTable, ParameterSpec, Setting, TransactionControl
+from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, ParameterSpec, Setting, TransactionControl
 from khonsu_sql.sql.reading import read_tree
 from khonsu_sql.sql.refusals import refuse_clauses, refuse_history, refuse_statement
 from khonsu_sql.sql.words import Words
@@ -34,7 +35,7 @@ class Parsed(msgspec.Struct):
 
     sql         the whole text it came from (for carets)
     plan        the plan of transaction control and settings, which need no catalog; else None
-    tree        sqlglot's tree, or the CreateTable or DropTable of DDL
+    tree        sqlglot's tree, or the CreateTable, AlterTable or DropTable of DDL
     parameters  what it expects
     items       its select list (or RETURNING list) as written, for the names of columns
     explain     EXPLAIN stood before it
@@ -53,7 +54,7 @@ class Parsed(msgspec.Struct):
     @property
     def writes(self) -> bool:
         """Does it begin by writing (so that its snapshot is the newest one)?"""
-        return not self.explain and isinstance(self.tree, exp.Insert | exp.Update | exp.Delete | CreateTable | DropTable)
+        return not self.explain and isinstance(self.tree, exp.Insert | exp.Update | exp.Delete | CreateTable | AlterTable | DropTable)
 
     def take(self) -> Any:
         """A tree that the caller may change: the one that was read, and when that is gone another (a copy would cost as much)."""
@@ -87,7 +88,7 @@ def _statement(tokens: list[Token], stop: int, sql: str) -> Parsed:
         _check_explain(words)
         tokens = tokens[1:]
     refuse_statement(words)
-    if words.word in ("CREATE", "DROP"):
+    if words.word in ("CREATE", "DROP", "ALTER"):
         return Parsed(sql, None, _definition(words))
     refuse_history(tokens, sql)
     reading = read_tree(tokens, stop, sql)
@@ -111,9 +112,11 @@ def _check_explain(words: Words) -> None:
     options = words.word == "(" and words.ahead(1) not in ("SELECT", "WITH", "(", "VALUES", "FROM")
     if options or words.word in ("ANALYZE", "ANALYSE", "VERBOSE"):
         raise refuse(words, f"EXPLAIN {words.word}")
-    if words.word in ("CREATE", "DROP", "EXPLAIN", ""):
+    if words.word in ("CREATE", "DROP", "ALTER", "EXPLAIN", ""):
         raise words.error("EXPLAIN takes SELECT, INSERT, UPDATE or DELETE")
 
 
-def _definition(words: Words) -> CreateTable | DropTable:
+def _definition(words: Words) -> CreateTable | AlterTable | DropTable:
+    if words.word == "ALTER":
+        return read_alter_table(words)
     return read_create_table(words) if words.word == "CREATE" else read_drop_table(words)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from khonsu_engine.commands import Isolation, Operation
+from khonsu_engine.commands import ConflictPolicy, Isolation, Operation
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.schema.catalog import Table
@@ -20,6 +20,7 @@ from khonsu_engine.schema.types import SqlType
 from khonsu_sql.sql.shape import Shape
 
 __all__ = [
+    "AlterTable",
     "CreateTable",
     "DropTable",
     "Explain",
@@ -33,6 +34,7 @@ __all__ = [
     "Setting",
     "Source",
     "Statement",
+    "TableOption",
     "TransactionControl",
     "WriteFromQuery",
 ]
@@ -95,7 +97,7 @@ class WriteFromQuery(msgspec.Struct, frozen=True):
     INSERT: the query yields every visible column of the table in catalog order, defaults filled in, cast to the column's type.
     UPDATE: the key columns, then the new value of each column of `assigned`, cast. DELETE: the key columns.
     `returning`: a query over one source named `returning.sources[0].name`, served with the affected rows (new rows for
-    INSERT and UPDATE, old ones for DELETE). `target`: as the text named it, for messages.
+    INSERT and UPDATE, old ones for DELETE). `deltas`: the assigned columns to which UPDATE only adds, and looks at nowhere else.
     """
 
     operation: Operation
@@ -103,6 +105,7 @@ class WriteFromQuery(msgspec.Struct, frozen=True):
     query: Query
     assigned: tuple[int, ...] = ()
     returning: Query | None = None
+    deltas: tuple[int, ...] = ()
 
 
 class CreateTable(msgspec.Struct, frozen=True):
@@ -117,6 +120,21 @@ class DropTable(msgspec.Struct, frozen=True):
     if_exists: bool = False
 
 
+class TableOption(msgspec.Struct, frozen=True):
+    """An option of a table, or of its `column`. `value` None: reset."""
+
+    column: str | None
+    name: str
+    value: str | None
+
+
+class AlterTable(msgspec.Struct, frozen=True):
+    schema: str
+    name: str
+    options: tuple[TableOption, ...]
+    if_exists: bool = False
+
+
 class TransactionControl(msgspec.Struct, frozen=True):
     """`action`: begin, commit, rollback, savepoint, release, rollback to. Options None = the session's default. `name`: of a savepoint."""
 
@@ -124,6 +142,7 @@ class TransactionControl(msgspec.Struct, frozen=True):
     isolation: Isolation | None = None
     read_only: bool | None = None
     locking: Locking | None = None
+    on_conflict: ConflictPolicy | None = None
     name: str = ""
 
 
@@ -171,16 +190,18 @@ class Explain(msgspec.Struct, frozen=True):
     plan: Plan
 
 
-Plan = PointRead | PointWrite | Query | WriteFromQuery | CreateTable | DropTable | TransactionControl | Setting | Explain
+Plan = PointRead | PointWrite | Query | WriteFromQuery | CreateTable | AlterTable | DropTable | TransactionControl | Setting | Explain
 
 
 class Statement(msgspec.Struct, frozen=True, dict=True):
     """One statement of a script with its plan, its parameters and the catalog tables it depends on.
 
     `shape`: what a simple statement says, for the point path's compiler; None when it is not simple.
+    `policies`: the `StatementPolicy` of each conflict policy it was run with.
     """
 
     plan: Plan
     parameters: ParameterSpec
     tables: tuple[Table, ...] = ()
     shape: Shape | None = None
+    policies: dict[ConflictPolicy, Any] = msgspec.field(default_factory=dict)

@@ -18,7 +18,7 @@ from khonsu_sql.sql.words import Words
 
 __all__ = ["KNOWN_STARTS", "refuse_clauses", "refuse_history", "refuse_statement"]
 
-KNOWN_STARTS = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "EXPLAIN", "PIVOT", "UNPIVOT")
+KNOWN_STARTS = tuple("SELECT WITH VALUES FROM TABLE INSERT UPDATE DELETE CREATE ALTER DROP EXPLAIN PIVOT UNPIVOT".split())
 
 _STATEMENTS = frozenset(
     """
@@ -50,7 +50,7 @@ _MODIFIERS = frozenset(["TEMP", "TEMPORARY", "UNLOGGED", "PERSISTENT", "LOCAL", 
 def refuse_statement(words: Words) -> None:
     """Raises FeatureNotSupported for a known statement, SyntaxError_ (with the nearest word) for an unknown one."""
     word = words.word
-    if word in _STATEMENTS:
+    if word in _STATEMENTS and (word, words.ahead(1)) != ("ALTER", "TABLE"):
         name = " ".join(filter(None, (words.ahead(n) for n in range(_WITH_OBJECT.get(word, 1)))))
         raise refuse(words, name, _HINTS.get(word))
     if word in ("CREATE", "DROP"):

@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from khonsu_engine.commands import Isolation
+from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
 from khonsu_sql.errors import FeatureNotSupported, InvalidParameterValue, UndefinedObject
 from khonsu_sql.isolation import NAMES, level_of, name_of
+from khonsu_sql.policies import policy_named
 from khonsu_sql.session import ColumnInfo, Result
 
 __all__ = ["LATER", "SPECS", "SettingSpec", "Settings", "change", "show"]
@@ -28,6 +29,7 @@ class Settings:
     """The values in force for one session. Plain attributes: the point path reads them at every statement."""
 
     __slots__ = (
+        "conflict_resolution",
         "default_transaction_isolation",
         "default_transaction_read_only",
         "lock_timeout",
@@ -52,6 +54,7 @@ class Settings:
         self.locking = locking
         self.lock_timeout = lock_timeout_seconds
 
+    conflict_resolution: ConflictPolicy
     lock_timeout: float
     locking: Locking
     point_path: bool
@@ -109,7 +112,14 @@ def _locking(text: str) -> Locking:
         raise ValueError("it must be optimistic, adaptive or pessimistic") from None
 
 
-def _lower(value: Locking) -> str:
+def _policy(text: str) -> ConflictPolicy:
+    policy = policy_named(text)
+    if policy is None:
+        raise ValueError("it must be fail, ignore, replace, append or merge")
+    return policy
+
+
+def _lower(value: Locking | ConflictPolicy) -> str:
     return value.name.lower()
 
 
@@ -133,6 +143,7 @@ def _point_path() -> bool:
 
 
 SPECS = (
+    SettingSpec("conflict_resolution", lambda: ConflictPolicy.FAIL, _policy, _lower, "what becomes of rows that collide"),
     SettingSpec(
         "default_transaction_isolation",
         lambda: Isolation.SERIALIZABLE,
@@ -155,10 +166,8 @@ SPECS = (
 _BY_NAME = {spec.name: spec for spec in SPECS}
 
 LATER = {
-    "conflict_resolution": "conflict policies",
     "history_window": "history",
     "idle_in_transaction_timeout": "timeouts",
-    "on_conflict": "conflict policies",
     "search_path": "schemas",
     "statement_timeout": "timeouts",
     "transaction_timeout": "timeouts",

@@ -20,7 +20,7 @@ from khonsu_sql.sql.functions import check_functions, is_aggregate
 from khonsu_sql.sql.inserts import bind_insert
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
-from khonsu_sql.sql.plan import CreateTable, DropTable, Explain, Plan, Query, Statement, WriteFromQuery
+from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, Explain, Plan, Query, Statement, WriteFromQuery
 from khonsu_sql.sql.queries import bind_query, check_complete, item_names, output_names, walk
 from khonsu_sql.sql.relations import Binding, Scope
 from khonsu_sql.sql.resolve import nearest, position_of
@@ -48,7 +48,7 @@ def _bind(parsed: Parsed, catalog: Catalog) -> Statement:
         case None:
             assert parsed.plan is not None
             return Statement(parsed.plan, parsed.parameters)
-        case CreateTable():
+        case CreateTable() | AlterTable():
             return Statement(parsed.tree, parsed.parameters)
         case DropTable():
             _check_dropped(parsed.tree, catalog)
@@ -172,7 +172,8 @@ def _write(parsed: Parsed, binding: Binding, tree: Any) -> Statement:
         answer, outputs, others = _returning(parsed, binding, returning, written)
         tables += others
         shape = None if shape is None or outputs is None else msgspec.structs.replace(shape, outputs=outputs)
-    plan: Plan = WriteFromQuery(written.operation, written.table, _plan(binding, written.select, [UNKNOWN]), written.assigned, answer)
+    query = _plan(binding, written.select, [UNKNOWN])
+    plan: Plan = WriteFromQuery(written.operation, written.table, query, written.assigned, answer, written.deltas)
     distinct = tuple({table.id: table for table in tables}.values())
     return Statement(plan, parsed.parameters, distinct, shape)
 

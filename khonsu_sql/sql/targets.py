@@ -27,6 +27,7 @@ class Written:
         self.alias = alias
         self.select: Any = None
         self.assigned: tuple[int, ...] = ()
+        self.deltas: tuple[int, ...] = ()
         self.shape: Shape | None = None
 
 

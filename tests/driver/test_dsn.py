@@ -69,7 +69,7 @@ def test_an_unknown_option_names_the_nearest_known_one() -> None:
     assert "isolation_level" in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("option", ["on_conflict", "read_from", "tls"])
+@pytest.mark.parametrize("option", ["read_from", "tls"])
 def test_options_of_later_versions_are_refused_by_name(option: str) -> None:
     with pytest.raises(khonsu_sql.NotSupportedError, match=option) as caught:
         khonsu_sql.connect(":memory:", **{option: "optimistic"})

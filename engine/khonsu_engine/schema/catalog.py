@@ -33,13 +33,16 @@ ROW_ID = "__rowid"
 
 
 class Column(msgspec.Struct, frozen=True, array_like=True):
-    """One column. `default` is an expression in the front's canonical text, or None. `hidden` ones are not in `SELECT *`."""
+    """One column. `default` is an expression in the front's canonical text, or None. `hidden` ones are not in `SELECT *`.
+
+    `merge`: its rule under the conflict policy MERGE, one of `mvcc.policies.MERGE_RULES`, or None."""
 
     name: str
     type: SqlType
     nullable: bool = True
     default: str | None = None
     hidden: bool = False
+    merge: str | None = None
 
 
 class Check(msgspec.Struct, frozen=True, array_like=True):
@@ -63,7 +66,9 @@ class Index(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Table(msgspec.Struct, frozen=True, array_like=True, dict=True):
-    """One table at one schema version. `key_columns`: positions of the key's columns, never empty."""
+    """One table at one schema version. `key_columns`: positions of the key's columns, never empty.
+
+    `version` names the shape of its rows. `conflict_resolution`: the policy of writes that name none, or None."""
 
     id: int
     schema: str
@@ -74,6 +79,7 @@ class Table(msgspec.Struct, frozen=True, array_like=True, dict=True):
     key_name: str = ""
     checks: tuple[Check, ...] = ()
     indexes: tuple[Index, ...] = ()
+    conflict_resolution: str | None = None
 
     @cached_property
     def position(self) -> dict[str, int]:
