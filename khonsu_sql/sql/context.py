@@ -1,6 +1,7 @@
 """What a statement runs with, and the two ends of every query: the relations it reads and the result it becomes.
 
-Called by `execute`, `dml`, `ingest` and `explain`; calls the transaction (for scans) and the evaluator (DuckDB).
+Called by `execute`, `dml`, `ingest` and `explain`; calls the transaction (for scans), `system` (for views of the database itself) and
+the evaluator (DuckDB).
 
 Invariants: the scans of a query are made, and so its snapshot pinned and its reads recorded, *before* DuckDB is called; a result
 that streams keeps them, so that neither COMMIT nor later writes touch it.
@@ -19,8 +20,11 @@ from khonsu_engine.schema.catalog import Table
 from khonsu_sql.session import Result
 from khonsu_sql.sql.bind import instantiate
 from khonsu_sql.sql.plan import Query, Source
+from khonsu_sql.sql.system import is_view, read_view
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from khonsu_engine.columns.scan import Scan
     from khonsu_engine.database import Database
     from khonsu_engine.transaction import LocalTransaction
@@ -46,8 +50,20 @@ Relations = dict[str, Any]
 
 
 def relations_of(sources: Sequence[Source], values: Sequence[Any], context: Context) -> Relations:
-    """A scan for each source, its read recorded."""
-    return {source.name: scan_of(source, values, context) for source in sources}
+    """A scan for each source, its read recorded; for a system view what it shows now, the same wherever the statement names it."""
+    shown: dict[str, pa.Table] = {}
+    return {
+        source.name: _shown(source, shown, context) if is_view(source.read.table) else scan_of(source, values, context)
+        for source in sources
+    }
+
+
+def _shown(source: Source, shown: dict[str, pa.Table], context: Context) -> pa.Table:
+    """The columns of a system view, which is read once and kept in `shown`."""
+    table = source.read.table
+    if table.name not in shown:
+        shown[table.name] = read_view(table, context.database)
+    return shown[table.name].select(list(source.projection))
 
 
 def scan_of(source: Source, values: Sequence[Any], context: Context) -> Scan:

@@ -12,10 +12,11 @@ from msgspec.structs import replace
 from sqlglot.tokens import TokenType
 
 from khonsu_engine.schema.catalog import Table
-from khonsu_sql.errors import InvalidSchemaName
+from khonsu_sql.errors import InsufficientPrivilege, InvalidSchemaName
 from khonsu_sql.sql.control import refuse
 from khonsu_sql.sql.definitions import ColumnSyntax, Constraint, table_of
 from khonsu_sql.sql.plan import CreateTable, DropTable
+from khonsu_sql.sql.system import SCHEMA, find_view
 from khonsu_sql.sql.table_options import altered, read_options
 from khonsu_sql.sql.words import Words
 
@@ -44,6 +45,8 @@ def read_create_table(words: Words) -> CreateTable:
     words.expect("CREATE", "TABLE")
     if_not_exists = words.accept("IF", "NOT", "EXISTS")
     schema, name = table_name(words)
+    if schema == SCHEMA:
+        raise _denied(words, f'permission denied to create "{SCHEMA}.{name}"')
     if words.word in _REFUSED_AFTER:
         raise refuse(words, f"CREATE TABLE {words.word}", "CREATE TABLE, then INSERT … SELECT." if words.word == "AS" else None)
     columns, constraints = _elements(words)
@@ -70,13 +73,21 @@ def read_drop_table(words: Words) -> DropTable:
     return DropTable(tuple(names), if_exists)
 
 
+def _denied(words: Words, message: str) -> InsufficientPrivilege:
+    return InsufficientPrivilege(message, sql=words.sql, hint=f'The schema "{SCHEMA}" holds system views, which can only be read.')
+
+
 def table_name(words: Words) -> tuple[str, str]:
-    """(schema, name) at the cursor."""
+    """(schema, name) at the cursor, of a table that is to be made or changed. Raises InsufficientPrivilege (42501) for a system view."""
     start = words.position
     name = words.name("the name of a table")
     if not words.accept("."):
         return "main", name
     schema, name = name, words.name("the name of a table")
+    if schema.casefold() == SCHEMA:
+        if find_view(name) is not None:
+            raise _denied(words, f'permission denied: "{SCHEMA}.{name}" is a system view')
+        return SCHEMA, name
     if schema.casefold() != "main":
         position = words.tokens[start].start + 1
         raise InvalidSchemaName(f'schema "{schema}" does not exist', position=position, sql=words.sql, hint='There is one schema, "main".')

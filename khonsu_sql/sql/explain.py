@@ -13,6 +13,7 @@ from khonsu_engine.schema.types import VARCHAR
 from khonsu_sql.session import ColumnInfo, Result
 from khonsu_sql.sql.context import Context, scan_of
 from khonsu_sql.sql.plan import CreateTable, DropTable, Plan, PointRead, PointWrite, Query, WriteFromQuery
+from khonsu_sql.sql.system import is_view
 
 __all__ = ["explain"]
 
@@ -43,6 +44,9 @@ def _line(plan: Plan, values: Sequence[Any], context: Context) -> str:
 def _scans(query: Query, values: Sequence[Any], context: Context) -> str:
     parts = []
     for source in query.sources:
+        if is_view(source.read.table):
+            parts.append(f"system view {source.read.table.schema}.{source.read.table.name}")
+            continue
         scan = scan_of(source, values, context)
         parts.append(f"scan {source.read.table.name} ({scan.segments_pruned} of {scan.segments_total} segments pruned)")
     return ", ".join(parts) or "no table"

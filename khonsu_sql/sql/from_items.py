@@ -1,4 +1,5 @@
-"""The FROM clause: base tables become sources under generated names, everything else becomes a relation with known or unknown columns.
+"""The FROM clause: base tables and system views become sources under generated names, everything else becomes a relation with known or
+unknown columns.
 
 Called by `queries`, `inserts` and `changes`; calls back `Binding.query` for subqueries. Items are bound from left to right,
 and each sees those before it (DuckDB takes any subquery in FROM for LATERAL). Joins are noted as `JoinStep`s, innermost first,
@@ -12,14 +13,15 @@ from typing import Any, NoReturn
 from sqlglot import exp
 
 from khonsu_engine.schema.catalog import Table
-from khonsu_sql.errors import FeatureNotSupported, InvalidSchemaName, ProgrammingError, UndefinedTable
+from khonsu_sql.errors import FeatureNotSupported, InsufficientPrivilege, InvalidSchemaName, ProgrammingError, UndefinedTable
 from khonsu_sql.sql.names import UNKNOWN
 from khonsu_sql.sql.relations import Binding, Hit, JoinStep, Relation, Scope, columns_by_name
 from khonsu_sql.sql.resolve import mark_all, nearest, position_of, resolve_column
+from khonsu_sql.sql.system import SCHEMA, find_view, view_names
 
 __all__ = ["bind_from", "bind_item", "bind_joins", "find_table", "replace_table"]
 
-SYSTEM_SCHEMAS = frozenset(["information_schema", "pg_catalog", "khonsu", "temp", "system"])
+SYSTEM_SCHEMAS = frozenset(["information_schema", "pg_catalog", "temp", "system"])
 
 
 def bind_from(binding: Binding, first: Any, joins: list[Any], scope: Scope) -> None:
@@ -197,7 +199,7 @@ def _table(binding: Binding, item: Any, scope: Scope) -> Relation:
     if not item.db and folded in scope.ctes:
         names = _renamed(item, scope.ctes[folded])
         return Relation((item.alias or item.name).casefold(), columns_by_name(names), names, open=UNKNOWN in names)
-    table = find_table(binding, item, list(scope.ctes))
+    table = _view(binding, item) or find_table(binding, item, list(scope.ctes))
     relation = replace_table(binding, item, table)
     given = item.alias_column_names
     if given:
@@ -209,8 +211,28 @@ def _table(binding: Binding, item: Any, scope: Scope) -> Relation:
     return relation
 
 
+def _view(binding: Binding, item: Any) -> Table | None:
+    """The system view `item` names; None: it is in another schema. Raises UndefinedTable (42P01)."""
+    if item.catalog or item.db.casefold() != SCHEMA:
+        return None
+    table = find_view(item.name)
+    if table is None:
+        raise UndefinedTable(
+            f'table "{SCHEMA}.{item.name}" does not exist',
+            position=position_of(item),
+            sql=binding.sql,
+            hint=nearest(item.name, view_names(), f'Did you mean "{SCHEMA}.{{}}"?'),
+        )
+    return table
+
+
 def find_table(binding: Binding, item: Any, others: list[str]) -> Table:
-    """The base table `item` names. Raises UndefinedTable (42P01) with the nearest name, InvalidSchemaName (3F000)."""
+    """The base table `item` names. Raises UndefinedTable (42P01) with the nearest name, InvalidSchemaName (3F000), and for a system view,
+    which cannot be written, InsufficientPrivilege (42501)."""
+    view = _view(binding, item)
+    if view is not None:
+        message = f'permission denied: "{SCHEMA}.{view.name}" is a system view'
+        raise InsufficientPrivilege(message, position=position_of(item), sql=binding.sql, hint="System views can only be read.")
     schema = item.db or "main"
     if item.catalog:
         raise FeatureNotSupported("names of databases are not supported", position=position_of(item), sql=binding.sql)
@@ -219,11 +241,12 @@ def find_table(binding: Binding, item: Any, others: list[str]) -> Table:
     table = binding.catalog.find(item.name, "main")
     if table is None:
         known = [known.name for known in binding.catalog.tables.values() if known.schema == "main"]
+        view = None if item.db else find_view(item.name)
         raise UndefinedTable(
             f'table "{item.name}" does not exist',
             position=position_of(item),
             sql=binding.sql,
-            hint=nearest(item.name, known + others, 'Did you mean "{}"?'),
+            hint=nearest(item.name, known + others, 'Did you mean "{}"?') if view is None else f'Did you mean "{SCHEMA}.{view.name}"?',
         )
     return table
 

@@ -69,7 +69,7 @@ class PlannedRead(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One occurrence of a base table in a DuckDB query: `name` stands in the query's text for it (unique in the query).
+    """One occurrence of a base table or system view in a DuckDB query: `name` stands in the query's text for it (unique in the query).
 
     The relation served under that name has the table's columns of `projection` (positions, in this order) under their own
     names, typed as the catalog says.

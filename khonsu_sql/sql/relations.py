@@ -17,13 +17,14 @@ from khonsu_engine.mvcc.predicates import Predicate, conjunction
 from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED
 from khonsu_sql.sql.plan import PlannedRead, Source
+from khonsu_sql.sql.system import is_view
 
 __all__ = ["Binding", "Ctes", "Hit", "JoinStep", "Occurrence", "Relation", "Scope", "columns_by_name"]
 
 
 @dataclass(eq=False, slots=True)
 class Occurrence:
-    """One place where the statement reads `table`, as `name` in DuckDB's text.
+    """One place where the statement reads `table` (a base table or a system view), as `name` in DuckDB's text.
 
     columns  bit mask of those used;  whole  all of them, or not exactly known
     filters  all of which every row that matters satisfies
@@ -138,8 +139,8 @@ class Binding:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The tables read, each once."""
-        return tuple({occurrence.table.id: occurrence.table for occurrence in self.occurrences}.values())
+        """The base tables read, each once. System views stand in no catalog and never change."""
+        return tuple({occurrence.table.id: occurrence.table for occurrence in self.occurrences if not is_view(occurrence.table)}.values())
 
 
 def columns_by_name(names: list[str]) -> dict[str, int]:

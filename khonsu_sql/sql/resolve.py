@@ -17,6 +17,7 @@ from khonsu_sql.errors import AmbiguousColumn, UndefinedColumn, UndefinedTable
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED
 from khonsu_sql.sql.normal import start_of
 from khonsu_sql.sql.relations import Binding, Hit, Relation, Scope
+from khonsu_sql.sql.system import SCHEMA, is_view
 
 __all__ = ["mark_all", "nearest", "position_of", "resolve_column", "scopes_of"]
 
@@ -75,13 +76,13 @@ def resolve_column(binding: Binding, column: Any, scope: Scope, *, strict: bool 
         _qualified(binding, column, names, scope, lenient)
 
 
-# --- t.a, main.t.a, struct.field
+# --- t.a, main.t.a, khonsu.t.a, struct.field
 
 
 def _qualified(binding: Binding, column: Any, names: list[Any], scope: Scope, lenient: bool) -> None:
     found = _relation(names[0].name.casefold(), scope)
-    if found is None and len(names) > 2 and names[0].name.casefold() == "main":
-        found = _relation(names[1].name.casefold(), scope)
+    if found is None and len(names) > 2:
+        found = _relation_in(names[0].name.casefold(), names[1].name.casefold(), scope)
         if found is not None:
             column.set("catalog" if len(names) == 4 else "db", None)
             names = names[1:]
@@ -103,6 +104,15 @@ def _relation(alias: str, scope: Scope) -> tuple[Relation, Scope] | None:
             if relation.alias == alias:
                 return relation, reached
     return None
+
+
+def _relation_in(schema: str, alias: str, scope: Scope) -> tuple[Relation, Scope] | None:
+    """`_relation`, of that schema."""
+    found = _relation(alias, scope) if schema in ("main", SCHEMA) else None
+    if found is None:
+        return None
+    occurrence = found[0].occurrence
+    return found if schema == (SCHEMA if occurrence is not None and is_view(occurrence.table) else "main") else None
 
 
 def _of_relation(binding: Binding, column: Any, names: list[Any], found: tuple[Relation, Scope], scope: Scope, lenient: bool) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from sqlglot import exp
 
 from khonsu_sql.sql.expressions import Resolver, conjuncts, resolver_of, translate
-from khonsu_sql.sql.relations import Binding, JoinStep, Scope
+from khonsu_sql.sql.relations import Binding, JoinStep, Relation, Scope
 from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, OrderItem, Output, Shape, ShapeSource
+from khonsu_sql.sql.system import is_view
 
 __all__ = ["outputs_of", "scope_resolver", "select_shape", "where_of"]
 
@@ -50,7 +51,7 @@ def where_of(tree: Any, resolve: Resolver) -> tuple[Expression, ...]:
 
 def _sources(binding: Binding, scope: Scope, resolve: Resolver) -> tuple[ShapeSource, ...] | None:
     relations = scope.relations
-    plain = all(relation.occurrence is not None and not relation.pinned and not relation.open for relation in relations)
+    plain = all(_plain(relation) for relation in relations)
     if not relations or not plain or scope.natural or len(binding.occurrences) != len(relations) or len(scope.steps) != len(relations) - 1:
         return None
     index = {id(relation): number for number, relation in enumerate(relations)}
@@ -64,6 +65,11 @@ def _sources(binding: Binding, scope: Scope, resolve: Resolver) -> tuple[ShapeSo
             return None
         found.append(ShapeSource(relation.occurrence.table, step.kind, _on(step, index, resolve)))
     return tuple(found)
+
+
+def _plain(relation: Relation) -> bool:
+    """Is it a base table, whole and as it is?"""
+    return relation.occurrence is not None and not is_view(relation.occurrence.table) and not relation.pinned and not relation.open
 
 
 def _on(step: JoinStep, index: dict[int, int], resolve: Resolver) -> tuple[Expression, ...]:

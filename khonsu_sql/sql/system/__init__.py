@@ -1,0 +1,41 @@
+"""The schema `khonsu`: read-only system views over the session's database, which SQL queries like tables.
+
+Called by the binder (`find_view`) and by `sql.context` (`read_view`), which materialises what a view shows at the start of the statement
+that names it. To add a view: declare it with `view(…)` in a room of this package and name it in `_VIEWS`.
+
+    view          what a view is, and how it is declared
+    locks         khonsu.locks
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from khonsu_sql.sql.system.locks import LOCKS
+from khonsu_sql.sql.system.view import SCHEMA, SystemView, is_view
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from khonsu_engine.database import Database
+    from khonsu_engine.schema.catalog import Table
+
+__all__ = ["SCHEMA", "find_view", "is_view", "read_view", "view_names"]
+
+_VIEWS: dict[str, SystemView] = {shown.table.name: shown for shown in (LOCKS,)}
+
+
+def find_view(name: str) -> Table | None:
+    """The description of `khonsu.<name>` (any case), or None."""
+    found = _VIEWS.get(name.casefold())
+    return None if found is None else found.table
+
+
+def view_names() -> list[str]:
+    """The names of all views, without the schema."""
+    return list(_VIEWS)
+
+
+def read_view(table: Table, database: Database) -> pa.Table:
+    """What the view described by `table` shows now: all its columns."""
+    return _VIEWS[table.name].read(database)
