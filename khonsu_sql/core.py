@@ -81,10 +81,13 @@ class SessionCore:
             self._cancelled = False
             self._work = self._begin_work(request)
             return self._advance(None)
-        except Error:
+        except Error as error:
+            self._database.conflicts.add(error, told=True)
             raise
         except Exception as error:
-            raise translated(error, request.sql if isinstance(request, Execute) else None) from error
+            told = translated(error, request.sql if isinstance(request, Execute) else None)
+            self._database.conflicts.add(told, told=True)
+            raise told from error
 
     def _advance(self, error: BaseException | None) -> Result | Ticket:
         work = self._work
@@ -144,6 +147,11 @@ class SessionCore:
         self._evaluator.close()
 
     @property
+    def working(self) -> bool:
+        """Is a request under way? From any thread; statements of the fast lane, which take microseconds, do not show."""
+        return self._work is not None
+
+    @property
     def catalog(self) -> Catalog:
         """As the next statement sees it: with the open transaction's own DDL."""
         engine = self.transaction.engine
@@ -198,6 +206,7 @@ class SessionCore:
                     if result.batches is not None:
                         result.batches.close()
                 if isinstance(error, SerializationConflict) and attempt < ATTEMPTS_MAX:
+                    self._database.conflicts.add(error, told=False)
                     self.transaction.rollback()
                     continue
                 yield from self.transaction.fail(error, ends=True)

@@ -17,6 +17,7 @@ from khonsu_sql.errors import translate
 from khonsu_sql.fast_lane import FastLane, wait_out
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
+from khonsu_sql.sessions import register
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.settings import Settings
 
@@ -50,6 +51,7 @@ class LocalSession:
         self._database = database
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
         self._lane = FastLane(self._core, database, plans)
+        register(database, self._core)
 
     # --- statements
 
@@ -138,6 +140,10 @@ class LocalSession:
             return self._database.last_outcome(self._core.transaction.name)
         except EngineError as error:
             raise translate(error) from error
+
+    def retried(self) -> None:
+        """One attempt more of `run_transaction`, for khonsu.metrics."""
+        self._database.retries.add()
 
     @property
     def status(self) -> TransactionStatus:

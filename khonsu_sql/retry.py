@@ -1,7 +1,8 @@
 """`run_transaction`: run a function in a transaction, again and again while it meets retryable errors.
 
-Called by users; uses only the connection's public surface. Waits between attempts grow with decorrelated jitter (Brooker, "Exponential
-Backoff And Jitter", AWS Architecture Blog 2015): uniform between the shortest wait and three times the last one, capped.
+Called by users; uses only the connection's public surface, but for the count of retries. Waits between attempts grow with decorrelated
+jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog 2015): uniform between the shortest wait and three times the
+last one, capped.
 
 Invariant: only errors with `retryable` are tried again; one with an unknown outcome never is, as it may have happened.
 Left out until their version: SQLAlchemy sessions, `retry` and `or_else`.
@@ -73,6 +74,8 @@ def run_transaction(
                 connectable.last_retry = RetryReport(attempts, tuple(reasons), waited)
                 _give_up(error, attempts, deadline_seconds if late and error.retryable else None)
                 raise
+        if connectable._session is not None:
+            connectable._session.retried()
         time.sleep(pause)
         waited += pause
 

@@ -134,6 +134,7 @@ class SessionTransaction:
         """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind. Raises 25P01, 25P02."""
         self.refuse_if_failed()
         self._require_transaction("SAVEPOINT")
+        self._database.savepoints.add()
         mark = 0 if self.engine is None else self.engine.savepoint()
         self._savepoints.append(_Savepoint(name, mark, len(self._shown)))
 
@@ -249,7 +250,7 @@ class SessionTransaction:
 
 def _known_by(error: BaseException) -> Timestamp:
     """The commit an error speaks of; 0: of none."""
-    return error.evidence.get("commit_timestamp", 0) if isinstance(error, EngineError) else 0
+    return (error.evidence.get("commit_timestamp") or 0) if isinstance(error, EngineError) else 0
 
 
 def _break(shown: list[Validity]) -> None:

@@ -15,17 +15,20 @@ import time
 import weakref
 from collections import deque
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 from khonsu_engine.bulk import BulkWriter
 from khonsu_engine.commands import Isolation, Outcome, TableId, Timestamp, TransactionId
 from khonsu_engine.committer import Committer
+from khonsu_engine.conflict_ring import ConflictRing
 from khonsu_engine.errors import CannotConnect, EngineClosed, EngineError, StoreFailed
+from khonsu_engine.evidence import place_of
 from khonsu_engine.latches import stand_back
 from khonsu_engine.limits import DEFAULT, Limits
 from khonsu_engine.locks import Locking, Locks
 from khonsu_engine.maintenance import Maintenance
+from khonsu_engine.metrics import measure
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
 from khonsu_engine.protocols import Store
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
@@ -33,6 +36,7 @@ from khonsu_engine.snapshots import SnapshotRegistry, Tables
 from khonsu_engine.state_machine import State
 from khonsu_engine.storage import recovery
 from khonsu_engine.syncer import Synchronous
+from khonsu_engine.tally import Tally
 from khonsu_engine.tickets import outcome_unknown
 from khonsu_engine.transaction import LocalTransaction
 
@@ -63,9 +67,11 @@ class Database:
         recovered = recovery.recover(store)
         self.state: State = recovered.state
         self.snapshots = SnapshotRegistry(self.state)
-        self.locks = Locks()
-        self.begun = count(1)
-        """Numbers transactions that lock: who began last is the youngest."""
+        self.locks = Locks(self.place_of)
+        self.conflicts = ConflictRing()
+        self.reservations, self.rollbacks, self.read_only_commits = Tally(), Tally(), Tally()
+        self.savepoints, self.retries = Tally(), Tally()
+        """Counted by the front: SAVEPOINT, and attempts of `run_transaction` after the first one."""
         self.committer = Committer(self.state, store, limits, synchronous, self.snapshots.readers, self.new_transaction_id, self.locks)
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
@@ -145,7 +151,7 @@ class Database:
 
     def new_table_id(self) -> TableId:
         """A table id, never used before and never again."""
-        return FIRST_USER_TABLE + self.committer.reserve("table", 1)
+        return FIRST_USER_TABLE + self._reserve("table", 1)
 
     def new_file_name(self) -> str:
         """A name no file of this directory has ever had."""
@@ -163,18 +169,20 @@ class Database:
             following, end = self._row_ids.get(table, (0, 0))
             if following + count > end:
                 block = max(ROW_ID_BLOCK, count)
-                following = self.committer.reserve(f"row/{table}", block)
+                following = self._reserve(f"row/{table}", block)
                 end = following + block
             self._row_ids[table] = (following + count, end)
             return following
 
-    def table_name(self, table: TableId) -> str:
-        """The name of a table (of its base table for an index), for messages."""
-        for known in self.state.catalog.tables.values():
-            if known.id == table or any(index.id == table for index in known.indexes):
-                return known.name
-        version = self.state.tables.get(table)
-        return version.table.name if version is not None else f"#{table}"
+    def _reserve(self, counter: str, count: int) -> int:
+        """The first of `count` numbers of a counter. Its record in the log is no commit of a transaction."""
+        first = self.committer.reserve(counter, count)
+        self.reservations.add()
+        return first
+
+    def place_of(self, table: TableId, target: Any) -> tuple[str, str | None, str | None]:
+        """What a lock is on, for messages and views: base table, index, key or range as text."""
+        return place_of(self.state.catalog, table, target)
 
     # -- durability -----------------------------------------------------------------------------------------------
 
@@ -207,21 +215,9 @@ class Database:
         self.maintenance.checkpoint()
 
     @property
-    def metrics(self) -> dict[str, int]:
-        """Counts since the open: commits, syncs, conflicts by rule, checkpoints, log bytes since the last one, snapshots in use."""
-        committer = self.committer
-        return {
-            "commits": committer.commits,
-            "syncs": committer.syncer.syncs,
-            "checkpoints": self.maintenance.checkpoints,
-            "compactions": self.maintenance.compactions,
-            "log_bytes": committer.log_bytes,
-            "snapshots": len(self.snapshots),
-            "lock_waits": self.locks.waits,
-            "lock_timeouts": self.locks.timeouts,
-            "deadlocks": self.locks.deadlocks,
-            **{f"conflicts_{rule.replace('-', '_')}": count for rule, count in committer.conflicts.items()},
-        }
+    def metrics(self) -> dict[str, int | float]:
+        """What `metrics.measure` tells, by name: counts since the open, and sizes of what is kept in memory."""
+        return {metric.name: metric.value for metric in measure(self)}
 
     def close(self) -> None:
         """Make everything durable, stop the threads, let the directory go. Idempotent."""

@@ -21,9 +21,11 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from khonsu_engine.commands import EVERY_KEY, Blocked, Commit, KeyRange, TableId
-from khonsu_engine.errors import DeadlockDetected, LockNotAvailable
+from khonsu_engine.commands import EVERY_KEY, Blocked, Commit, KeyRange, TableId, Timestamp
+from khonsu_engine.errors import DeadlockDetected
+from khonsu_engine.evidence import KEYS_MAX
 from khonsu_engine.latches import stand_back
+from khonsu_engine.lock_evidence import PlaceOf, refusal_of
 from khonsu_engine.mvcc.lock_repair import rebuilt
 from khonsu_engine.mvcc.lock_table import LockInfo, LockMode, LockOwner, LockTable, LockTicket, Target, TicketState
 
@@ -31,6 +33,7 @@ __all__ = ["Locking", "Locks", "LockWaiter"]
 
 PATIENCE_SECONDS = 0.05
 SLICE_SECONDS = 0.1
+RECENT_WAITS_MAX = 1_024
 
 T = TypeVar("T")
 
@@ -47,18 +50,20 @@ class Locking(IntEnum):
 class LockWaiter:
     """A ticket (`protocols.Ticket`) for a lock: `wait` returns True when it makes sense to ask again.
 
-    Raises DeadlockDetected (40P01) and LockNotAvailable (55P03). May be interrupted, and may return without cause."""
+    Raises DeadlockDetected (40P01) and LockNotAvailable (55P03). May be interrupted, and may return without cause. `since`: on the clock
+    `time.monotonic`. For evidence: `read_timestamp` of the waiting transaction; `blockers`, when it is too late: who was in the way."""
 
-    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "error", "ticket")
+    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "blockers", "read_timestamp", "since", "ticket")
 
     def __init__(self, locks: Locks, ticket: LockTicket, timeout_seconds: float | None) -> None:
-        now = time.monotonic()
+        self.since = now = time.monotonic()
         self.ticket = ticket
+        self.read_timestamp: Timestamp | None = None
         self._locks = locks
         self._due = now + PATIENCE_SECONDS
         self._latest = None if timeout_seconds is None else now + timeout_seconds
         self._overruled = False
-        self.error: LockNotAvailable | None = None
+        self.blockers: tuple[Any, ...] | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
         ticket.waiter = self
@@ -73,6 +78,13 @@ class LockWaiter:
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until it is decided; False at the timeout."""
+        began = time.monotonic()
+        try:
+            return self._wait(timeout_seconds)
+        finally:
+            self._locks.add_waited(time.monotonic() - began)
+
+    def _wait(self, timeout_seconds: float | None) -> bool:
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             if self._locks.look(self):
@@ -96,21 +108,22 @@ class LockWaiter:
             self._overruled = True
             woken = table.overrule(ticket) if ticket.hard else table.cancel(ticket)
         if ticket.state is TicketState.WAITING and self._latest is not None and now >= self._latest:
-            blockers = ticket.blockers()
+            self.blockers = tuple(owner.name for owner in ticket.blockers()[:KEYS_MAX])
             woken += table.cancel(ticket)
-            self.error = LockNotAvailable(
-                "canceling statement due to lock timeout",
-                hint="Raise lock_timeout, or run the transaction again.",
-                evidence={"rule": "intent", "blockers": tuple(owner.name for owner in blockers)},
-            )
         return woken
 
 
 class Locks:
-    """The locks of one database."""
+    """The locks of one database. `place_of`: names what a lock is on, for errors and views.
 
-    def __init__(self) -> None:
+    `waits`, `deadlocks`, `timeouts`: how many; `waited_seconds`: of all threads together. `recent_waits`: when (seconds since 1970), and
+    for what: base table, index, key as text."""
+
+    def __init__(self, place_of: PlaceOf) -> None:
         self.waits = self.deadlocks = self.timeouts = 0
+        self.waited_seconds = 0.0
+        self.recent_waits: deque[tuple[float, str, str | None, str | None]] = deque(maxlen=RECENT_WAITS_MAX)
+        self._place_of = place_of
         self._latch = threading.Lock()
         self._table = LockTable()
         self._torn = False
@@ -169,6 +182,7 @@ class Locks:
             self._wake.extend(self._table.take_woken())
             self.waits += 1
         self._wake_up()
+        self.recent_waits.append((time.time(), *self._place_of(table, target)))
         return waiter
 
     def try_acquire(self, owner: LockOwner, table: TableId, target: Target, mode: LockMode) -> bool:
@@ -182,20 +196,20 @@ class Locks:
     def look(self, waiter: LockWaiter) -> bool:
         """Is it decided? Raises what it was decided to be."""
         self._change(lambda table: waiter.decided(table, time.monotonic()))
-        if waiter.error is not None:
-            self.timeouts += 1
-            raise waiter.error
-        ticket = waiter.ticket
-        if ticket.state is TicketState.DEADLOCK:
-            self.deadlocks += 1
-            names = tuple(owner.name for owner in ticket.cycle)
-            raise DeadlockDetected(
-                "deadlock detected",
-                detail=f"{len(names)} transactions wait for each other; this one began last.",
-                hint="Run the transaction again; lock rows in the same order everywhere.",
-                evidence={"rule": "deadlock", "cycle": names},
-            )
-        return ticket.state is not TicketState.WAITING
+        refusal = refusal_of(waiter.ticket, waiter.blockers, waiter.read_timestamp, self._place_of)
+        if refusal is not None:
+            with self._latch:
+                if isinstance(refusal, DeadlockDetected):
+                    self.deadlocks += 1
+                else:
+                    self.timeouts += 1
+            raise refusal
+        return waiter.ticket.state is not TicketState.WAITING
+
+    def add_waited(self, seconds: float) -> None:
+        """A thread has waited that long."""
+        with self._latch:
+            self.waited_seconds += seconds
 
     def in_the_way(self, owner: LockOwner | None, command: Commit) -> Blocked | None:
         """What a commit must wait for: the first hard lock of another on what it writes."""
@@ -227,6 +241,15 @@ class Locks:
     def listed(self) -> list[LockInfo]:
         """Every lock and every waiter."""
         return self._change(lambda table: table.locks())
+
+    def sizes(self) -> tuple[int, int]:
+        """How many keys and ranges are locked, and how many transactions wait."""
+        return self._change(
+            lambda table: (
+                sum(len(locks.points) + sum(map(len, locks.ranges.values())) for locks in table.tables.values()),
+                sum(len(locks.waiting) for locks in table.tables.values()),
+            )
+        )
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

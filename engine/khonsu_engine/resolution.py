@@ -17,6 +17,7 @@ import msgspec
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import Collision, Commit, Key, Operation, Refusal, Row, TableId, Write
 from khonsu_engine.errors import UniqueViolation
+from khonsu_engine.evidence import duplicate, facts
 from khonsu_engine.mvcc.policies import CONFLICT, RowPolicy, decided
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_engine.state_machine import State
@@ -56,7 +57,7 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
         if changed is not None:
             writes = dict(command.writes) if writes is None else writes
             writes[table] = changed
-            _derive_entries(state, base, changed, writes, schemas)
+            _derive_entries(state, command, base, changed, writes, schemas)
     if writes is None:
         return command
     kept = {table: by_key for table, by_key in writes.items() if by_key}
@@ -64,7 +65,12 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
 
 
 def _derive_entries(
-    state: State, table: Table, rows: Mapping[Key, Write], writes: dict[TableId, Mapping[Key, Write]], schemas: dict[TableId, Any]
+    state: State,
+    command: Commit,
+    table: Table,
+    rows: Mapping[Key, Write],
+    writes: dict[TableId, Mapping[Key, Write]],
+    schemas: dict[TableId, Any],
 ) -> None:
     """The entries of the table's unique constraints, from what its rows were and are. Raises UniqueViolation."""
     for index in table.indexes:
@@ -73,13 +79,13 @@ def _derive_entries(
         added: dict[Key, Row] = {}
         for key, entry in _entries(table, index, (write.row for write in rows.values())):
             if key in added:
-                raise _duplicate(table, index, key)
+                raise _duplicate(command, table, index, key)
             added[key] = entry
         entries: dict[Key, Write] = {}
         for key in {**removed, **added}:
             before, entry_row = _newest(state, index.id, key), added.get(key)
             if entry_row is not None and before is not None and key not in removed:
-                raise _duplicate(table, index, key)
+                raise _duplicate(command, table, index, key, state)
             if before != entry_row:
                 operation = Operation.DELETE if entry_row is None else Operation.INSERT if before is None else Operation.UPDATE
                 entries[key] = Write(operation, key, entry_row, before, state.published)
@@ -120,10 +126,17 @@ def without_policies(writes: Writes) -> Writes:
     return {table: by_key for table, by_key in left.items() if by_key}
 
 
-def _duplicate(table: Table, index: Index, key: Key) -> UniqueViolation:
-    names = ", ".join(table.columns[position].name for position in index.columns)
-    return UniqueViolation(
-        f'duplicate key value violates unique constraint "{index.name}"',
-        detail=f"Key ({names})=({key}) already exists in table {table.name}.",
-        evidence={"table": table.name, "key": key, "constraint": index.name},
+def _duplicate(command: Commit, table: Table, index: Index, key: Key, state: State | None = None) -> UniqueViolation:
+    """`state`: where somebody else has committed that key; without it two rows of this commit have it."""
+    found = None if state is None else state.tables[index.id].memtable.chains.get(key)
+    timestamp = 0 if found is None else found.timestamp
+    known = facts(
+        "unique",
+        (table.name, index.name),
+        (key,),
+        transaction_id=command.transaction_id,
+        read_timestamp=command.read_timestamp,
+        other=None if state is None else state.recent.transaction_at(timestamp),
+        commit_timestamp=timestamp,
     )
+    return duplicate(table.index_table(index), key, known)

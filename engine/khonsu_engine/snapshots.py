@@ -41,7 +41,7 @@ class SnapshotRegistry:
         self.latch = threading.Lock()
         self._state = state
         self._released: deque[Token] = deque()
-        self._snapshots = Snapshots()
+        self._snapshots: Snapshots[Token] = Snapshots()
 
     def __len__(self) -> int:
         self._enter()
@@ -99,6 +99,15 @@ class SnapshotRegistry:
         with self.latch:
             self._drain()
             return self._snapshots.horizon(self._state.durable)
+
+    def holders(self) -> list[Any]:
+        """The readers that `take` made and that still read."""
+        self._enter()
+        with self.latch:
+            self._drain()
+            tokens = self._snapshots.tokens()
+        readers = [token() for token in tokens]  # not under the latch: the last one to let go of a reader may be this thread
+        return [reader for reader in readers if reader is not None and not isinstance(reader, _Pin)]
 
     def _enter(self) -> None:
         if self.latch.locked():

@@ -31,6 +31,7 @@ from khonsu_engine.commands import (
     TableId,
     Timestamp,
 )
+from khonsu_engine.mvcc.recent_commits import RecentCommits
 from khonsu_engine.mvcc.validation import BulkChange, conflict_of
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Catalog, Column, Table
 from khonsu_engine.schema.types import parse_type
@@ -61,7 +62,8 @@ class State:
     `tables`: the newest table versions; the dict is replaced, never changed. `changes`: per table what was committed since
     the oldest snapshot. `catalogs`: newest first, as many as snapshots need. `published` >= `durable` are the two watermarks
     (timestamps); `durable_mark` is (index, hash, timestamp) of the last durable commit, one value.
-    `outcomes`: the last one of each connection, by its 8 bytes. `ahead`: may anybody read above *durable*? Not after a failed sync.
+    `outcomes`: the last one of each connection, by its 8 bytes. `recent`: who committed when, lately. `ahead`: may anybody read above
+    *durable*? Not after a failed sync.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class State:
         "last_hash",
         "outcomes",
         "published",
+        "recent",
         "tables",
         "tenure",
     )
@@ -91,6 +94,7 @@ class State:
         self.durable_mark = (index, last_hash, timestamp)
         self.counters: dict[str, int] = {}
         self.outcomes: dict[bytes, Outcome] = {}
+        self.recent = RecentCommits()
         self.tenure = 0
         self.ahead = True
 
@@ -129,8 +133,19 @@ def _schema_conflict(state: State, command: Commit) -> Refusal | None:
             continue
         current = known.get(table)
         if current is not seen and (current is None or current.version != seen.version):
-            return Refusal("catalog", table, (seen.name,), state.catalog.timestamp)
+            return Refusal("catalog", table, (), _changed_at(state, table, seen))
     return None
+
+
+def _changed_at(state: State, table: TableId, seen: Table) -> Timestamp:
+    """When `table` ceased to be what was seen; 0: so long ago that it is forgotten, and durable."""
+    changed = 0
+    for catalog in state.catalogs:
+        known = catalog.by_id.get(table)
+        if known is not None and known.version == seen.version:
+            return changed
+        changed = catalog.timestamp
+    return 0
 
 
 def effects_of(command: Commit) -> tuple[Effect, ...]:
@@ -210,6 +225,7 @@ class Installation:
         outcomes[name] = Outcome(record.transaction_id, record.timestamp, record.index, self._collisions)
         if len(outcomes) > OUTCOMES_MAX:
             del outcomes[next(iter(outcomes))]
+        state.recent.add(record.timestamp, record.transaction_id)
         state.index = record.index
         state.published = record.timestamp
 

@@ -31,6 +31,7 @@ from khonsu_engine.errors import EngineClosed, SerializationConflict, StoreFaile
 from khonsu_engine.evidence import conflict
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode
+from khonsu_engine.open_transactions import OpenTransaction
 from khonsu_engine.read_set import ReadMark
 from khonsu_engine.resolution import without_policies
 from khonsu_engine.restarts import LockWait, Superseded
@@ -93,9 +94,11 @@ class LocalTransaction(TransactionWriter):
 
         Raises SerializationConflict when what was read or written before does not stand there, at REPEATABLE READ once
         something was handed out, and when that was the `last` attempt."""
+        noticed = self._conflict(Refusal("write-write", cause.table, (cause.key,), cause.timestamp))
         if last or (self.isolation is Isolation.REPEATABLE_READ and not self.fresh):
-            raise self._conflict(Refusal("write-write", cause.table, (cause.key,), cause.timestamp))
+            raise noticed
         self._move(True)
+        self._database.conflicts.add(noticed, told=False)
 
     def renew_after_wait(self) -> None:
         """As `renew`, after a lock was waited for; a snapshot that must stay stays."""
@@ -173,6 +176,7 @@ class LocalTransaction(TransactionWriter):
         self.open = False
         self._release()
         self._outcome = Outcome(b"", 0, 0)
+        self._database.read_only_commits.add()
         return self._database.committer.durable_ticket(self.read_timestamp) or self._outcome
 
     def _freeze(self) -> Commit:
@@ -196,7 +200,26 @@ class LocalTransaction(TransactionWriter):
         )
 
     def _conflict(self, refusal: Refusal) -> SerializationConflict:
-        return conflict(refusal, self._database.table_name(refusal.table), self.read_timestamp)
+        other = refusal.other or self._database.state.recent.transaction_at(refusal.timestamp)
+        return conflict(refusal, other, self.names_of(refusal.table), self.id, self.read_timestamp)
+
+    def described(self) -> OpenTransaction:
+        """What others may know of it while it is open. From any thread; makes no id."""
+        locks, reads = self._locks, self._reads
+        keys = [*list(reads.keys.values()), *list(reads.guard_keys.values())]
+        parts = [part for parts in list(self._bulk.values()) for part in list(parts)]
+        return OpenTransaction(
+            self._id,
+            self._name,
+            self.isolation,
+            self._locking,
+            self.read_only,
+            self._began / 1e9,
+            self.read_timestamp,
+            locks is not None and locks.waiting,
+            sum(map(len, list(self._writes.values()))) + sum(segment.meta.rows for part in parts for segment in part.segments),
+            sum(map(len, keys)) + len(reads.predicates) + len(reads.guards),
+        )
 
     def rollback(self) -> None:
         """Forget everything. Idempotent."""
@@ -204,6 +227,7 @@ class LocalTransaction(TransactionWriter):
         if self.open:
             self.open = False
             self._discard()
+            self._database.rollbacks.add()
 
     def _discard(self) -> None:
         """The files of own bulk writes go as soon as nobody reads or names them."""

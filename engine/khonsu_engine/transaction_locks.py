@@ -55,7 +55,13 @@ class TransactionLocks:
             return
         self._waiter = self._locks.acquire(owner, table, key, LockMode.EXCLUSIVE, False, None)
         if self._waiter is not None:
-            raise LockWait(self._waiter)
+            raise self._wait(self._waiter)
+
+    def _wait(self, waiter: LockWaiter) -> LockWait:
+        transaction = None if self._token is None else self._token()
+        if transaction is not None:
+            waiter.read_timestamp = transaction.read_timestamp
+        return LockWait(waiter)
 
     def acquire(self, table: TableId, target: Target, mode: LockMode, *, hard: bool, wait: bool = True) -> bool:
         """Have that lock. Raises LockWait; without `wait` the answer is False when somebody is in the way."""
@@ -73,10 +79,16 @@ class TransactionLocks:
         else:
             self._waiter = locks.acquire(self.owner, table, target, mode, hard, self._timeout_seconds)
             if self._waiter is not None:
-                raise LockWait(self._waiter)
+                raise self._wait(self._waiter)
         if hard:
             self._committer.barrier()
         return True
+
+    @property
+    def waiting(self) -> bool:
+        """Is a lock waited for? From any thread."""
+        waiter = self._waiter
+        return waiter is not None and waiter.ticket.state is TicketState.WAITING
 
     def settle(self) -> None:
         """What was waited for is decided: take note of it."""

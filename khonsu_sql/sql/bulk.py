@@ -63,7 +63,7 @@ def _put(table: Table, target: Table, index: Index | None, batches: Iterator[pa.
 def _explained(table: Table, index: Index | None, error: engine_errors.UniqueViolation) -> UniqueViolation:
     wanted = table.id if index is None else index.id
     change: Change = next(change for change in changes_of(table, (), ()) if change.table == wanted)
-    return unique_violation(change, error.evidence["key"])
+    return unique_violation(change, error.evidence["key"], error.evidence)
 
 
 def _numbered(table: Table, batch: pa.RecordBatch, context: Context) -> pa.RecordBatch:

@@ -10,7 +10,7 @@ Left out: FOREIGN KEY (issue C), deferred constraints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,6 +18,7 @@ import msgspec
 
 import khonsu_engine.errors as engine_errors
 from khonsu_engine.commands import ALL_COLUMNS, Key, Operation, Row, TableId, Write
+from khonsu_engine.evidence import facts
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_engine.schema.types import rows_from_arrow
 from khonsu_sql.errors import CheckViolation, NotNullViolation, UniqueViolation
@@ -144,7 +145,7 @@ def put_changes(changes: Iterable[Change], transaction: LocalTransaction) -> Non
         try:
             _put(change, transaction)
         except engine_errors.UniqueViolation as error:
-            raise unique_violation(change, error.evidence["key"]) from error
+            raise unique_violation(change, error.evidence["key"], error.evidence) from error
 
 
 def _put(change: Change, transaction: LocalTransaction) -> None:
@@ -161,10 +162,11 @@ def _put(change: Change, transaction: LocalTransaction) -> None:
             put(table, Write(Operation.INSERT, key, row, None, base))
 
 
-def unique_violation(change: Change, key: Key) -> UniqueViolation:
+def unique_violation(change: Change, key: Key, known: Mapping[str, Any] | None = None) -> UniqueViolation:
+    """`known`: the engine's evidence; without it two rows of one statement have that key."""
     shown = ", ".join(_shown(part) for part in key) if isinstance(key, tuple) else _shown(key)
     return UniqueViolation(
         f'duplicate key value violates unique constraint "{change.constraint}"',
         detail=f"Key ({change.names})=({shown}) already exists in table {change.relation}.",
-        evidence={"table": change.relation, "constraint": change.constraint, "key": key},
+        evidence={**(known or facts("unique", (change.relation, None), (key,))), "constraint": change.constraint, "key": key},
     )

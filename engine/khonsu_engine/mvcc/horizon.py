@@ -7,6 +7,7 @@ which belongs to the database: this room has no thread. Invariant: `horizon` is 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -20,7 +21,10 @@ class Readers(msgspec.Struct, frozen=True, gc=False):
     active: tuple[int, ...]
 
 
-class Snapshots:
+T = TypeVar("T", bound=Hashable)
+
+
+class Snapshots(Generic[T]):
     """Read timestamps by token: each user of a snapshot has one of its own, so a release may be repeated and hits nobody else.
 
     A token is any hashable value, held here as long as it reads."""
@@ -28,18 +32,22 @@ class Snapshots:
     __slots__ = ("_timestamps",)
 
     def __init__(self) -> None:
-        self._timestamps: dict[Hashable, int] = {}
+        self._timestamps: dict[T, int] = {}
 
     def __len__(self) -> int:
         return len(self._timestamps)
 
-    def register(self, token: Hashable, timestamp: int) -> None:
+    def register(self, token: T, timestamp: int) -> None:
         """`token` reads at `timestamp` from now on."""
         self._timestamps[token] = timestamp
 
-    def release(self, token: Hashable) -> None:
+    def release(self, token: T) -> None:
         """`token` reads no more. Repeatable."""
         self._timestamps.pop(token, None)
+
+    def tokens(self) -> list[T]:
+        """All that read now."""
+        return list(self._timestamps)
 
     def horizon(self, newest: int) -> int:
         """The oldest timestamp anybody reads at; `newest` (what a snapshot taken now would get) when nobody does."""

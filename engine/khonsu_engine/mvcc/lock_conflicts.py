@@ -97,7 +97,7 @@ class LockTicket:
 
 
 class LockInfo(msgspec.Struct, frozen=True):
-    """A row of khonsu.locks. `owner`, `blockers`: names; of the blockers the first few, none when granted."""
+    """A row of khonsu.locks. `owner`, `blockers`: names; of the blockers the first few, none when granted. `waiter`: the caller's."""
 
     table: TableId
     target: Target
@@ -106,6 +106,7 @@ class LockInfo(msgspec.Struct, frozen=True):
     owner: Any
     granted: bool
     blockers: tuple[Any, ...]
+    waiter: Any = None
 
 
 class ContendedPoint:
@@ -209,7 +210,7 @@ class TableLocks:
                 yield self._granted(held, strength, owner)
         for ticket in self.waiting:
             names = tuple(blocker.name for blocker in islice(ticket.blockers(), BLOCKERS_SHOWN_MAX))
-            yield LockInfo(self.table, ticket.target, ticket.mode, ticket.hard, ticket.owner.name, False, names)
+            yield LockInfo(self.table, ticket.target, ticket.mode, ticket.hard, ticket.owner.name, False, names, ticket.waiter)
 
     def _granted(self, target: Target, strength: int, owner: LockOwner) -> LockInfo:
         return LockInfo(self.table, target, LockMode(strength & ~HARD), strength >= HARD, owner.name, True, ())

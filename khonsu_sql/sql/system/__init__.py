@@ -5,13 +5,19 @@ that names it. To add a view: declare it with `view(…)` in a room of this pack
 
     view          what a view is, and how it is declared
     locks         khonsu.locks
+    transactions  khonsu.transactions
+    conflicts     khonsu.conflicts, khonsu.hot_keys
+    metrics       khonsu.metrics
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from khonsu_sql.sql.system.conflicts import CONFLICTS, HOT_KEYS
 from khonsu_sql.sql.system.locks import LOCKS
+from khonsu_sql.sql.system.metrics import METRICS
+from khonsu_sql.sql.system.transactions import TRANSACTIONS
 from khonsu_sql.sql.system.view import SCHEMA, SystemView, is_view
 
 if TYPE_CHECKING:
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "find_view", "is_view", "read_view", "view_names"]
 
-_VIEWS: dict[str, SystemView] = {shown.table.name: shown for shown in (LOCKS,)}
+_VIEWS: dict[str, SystemView] = {shown.table.name: shown for shown in (CONFLICTS, HOT_KEYS, LOCKS, METRICS, TRANSACTIONS)}
 
 
 def find_view(name: str) -> Table | None:

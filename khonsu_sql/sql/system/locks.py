@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
-from khonsu_sql.sql.system.view import view
+from khonsu_sql.sql.system.view import identifier, moment, view
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -13,14 +14,16 @@ __all__ = ["LOCKS"]
 
 
 def _rows(database: Database) -> list[tuple[Any, ...]]:
+    offset = time.time() - time.monotonic()
     return [
         (
-            database.table_name(lock.table),
-            str(lock.target),
+            *database.place_of(lock.table, lock.target),
             lock.mode.name,
             lock.hard,
             lock.granted,
-            lock.owner.hex(),
+            identifier(lock.owner),
+            None if lock.granted else tuple(identifier(name) for name in lock.blockers),
+            None if lock.waiter is None else moment(lock.waiter.since + offset),
         )
         for lock in database.locks.listed()
     ]
@@ -30,11 +33,14 @@ LOCKS = view(
     "locks",
     (
         ("table_name", "VARCHAR"),
+        ("index_name", "VARCHAR"),
         ("key", "VARCHAR"),
         ("mode", "VARCHAR"),
         ("hard", "BOOLEAN"),
         ("granted", "BOOLEAN"),
         ("transaction_id", "VARCHAR"),
+        ("waits_for", "VARCHAR[]"),
+        ("waiting_since", "TIMESTAMPTZ"),
     ),
     _rows,
 )

@@ -10,10 +10,13 @@ of a transaction, waits for no sync and works while writes are refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from khonsu_engine.commands import Timestamp
+from khonsu_engine.mvcc.clock import milliseconds_of
 from khonsu_engine.schema.catalog import Column, Table
 from khonsu_engine.schema.types import arrow_from_rows, arrow_schema, parse_type
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     from khonsu_engine.database import Database
 
-__all__ = ["SCHEMA", "Rows", "SystemView", "is_view", "view"]
+__all__ = ["SCHEMA", "Rows", "SystemView", "identifier", "is_view", "moment", "moment_of", "view"]
 
 SCHEMA = "khonsu"
 """The schema of all system views."""
@@ -53,6 +56,24 @@ def view(name: str, columns: Sequence[tuple[str, str]], rows: Rows) -> SystemVie
     """The view `khonsu.<name>`. `columns`: (name, SQL type) in order."""
     described = tuple(Column(column, parse_type(sql_type)) for column, sql_type in columns)
     return SystemView(Table(0, SCHEMA, name, 0, described, (0,)), rows)
+
+
+# -- values of columns ------------------------------------------------------------------------------------------------
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """A TIMESTAMPTZ, of seconds since 1970."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def moment_of(timestamp: Timestamp | None) -> datetime | None:
+    """A TIMESTAMPTZ, of a commit or read timestamp; its milliseconds are all that is physical in it."""
+    return moment(milliseconds_of(timestamp) / 1000) if timestamp else None
+
+
+def identifier(name: Any) -> str | None:
+    """A transaction id or the name of a connection, as text."""
+    return name.hex() if isinstance(name, bytes) and name else None
 
 
 def is_view(table: Table) -> bool:

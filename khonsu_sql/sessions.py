@@ -1,0 +1,31 @@
+"""Who is connected to a database of this process. Told by `local` when a session is made, asked by `khonsu.transactions`.
+
+Invariant: nothing is kept alive by being known here; a session that is garbage is forgotten without a latch.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
+
+if TYPE_CHECKING:
+    from khonsu_engine.database import Database
+    from khonsu_sql.core import SessionCore
+
+__all__ = ["register", "sessions_on"]
+
+_sessions: WeakKeyDictionary[Database, WeakSet[Any]] = WeakKeyDictionary()
+_latch = threading.Lock()
+
+
+def register(database: Database, session: SessionCore) -> None:
+    """`session` is one on `database`, as long as it lives."""
+    with _latch:
+        _sessions.setdefault(database, WeakSet()).add(session)
+
+
+def sessions_on(database: Database) -> list[SessionCore]:
+    """The sessions on `database`, idle ones too."""
+    with _latch:
+        return list(_sessions.get(database, ()))
