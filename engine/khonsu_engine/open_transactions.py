@@ -25,7 +25,7 @@ __all__ = ["OpenTransaction", "open_transactions"]
 class OpenTransaction(msgspec.Struct, frozen=True):
     """One transaction.
 
-    connection  the 8 bytes of its connection;  began  on the clock `time.monotonic`;  waiting  for a lock
+    connection  the 8 bytes of its connection;  age_seconds  since it began;  waiting  for a lock
     writes      buffered changes, entries of unique constraints and rows of bulk writes included
     reads       recorded reads: keys, predicates and guards
     """
@@ -35,24 +35,19 @@ class OpenTransaction(msgspec.Struct, frozen=True):
     isolation: Isolation
     locking: Locking
     read_only: bool
-    began: float
+    age_seconds: float
     read_timestamp: Timestamp
     waiting: bool
     writes: int
     reads: int
 
     @property
-    def age_seconds(self) -> float:
-        """Since it began."""
-        return max(0.0, time.monotonic() - self.began)
-
-    @property
     def snapshot_age_seconds(self) -> float:
         """For how long, at most, it has read this snapshot: since the last commit in it was made, or since the transaction began."""
-        return max(0.0, min(self.age_seconds, time.time() - milliseconds_of(self.read_timestamp) / 1000))
+        return min(self.age_seconds, max(0.0, time.time() - milliseconds_of(self.read_timestamp) / 1000))
 
 
 def open_transactions(snapshots: SnapshotRegistry) -> list[OpenTransaction]:
     """All of them, the one that began first first."""
     found = [reader.described() for reader in snapshots.holders() if reader.open]
-    return sorted(found, key=lambda transaction: transaction.began)
+    return sorted(found, key=lambda transaction: -transaction.age_seconds)

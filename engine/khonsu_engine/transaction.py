@@ -12,6 +12,7 @@ READ COMMITTED does so for each statement.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -214,7 +215,7 @@ class LocalTransaction(TransactionWriter):
             self.isolation,
             self._locking,
             self.read_only,
-            self._began / 1e9,
+            (monotonic_ns() - self._began) / 1e9,
             self.read_timestamp,
             locks is not None and locks.waiting,
             sum(map(len, list(self._writes.values()))) + sum(segment.meta.rows for part in parts for segment in part.segments),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,3 +204,93 @@ def test_every_view_reads_its_declared_columns(session: LocalSession, database: 
         result = session.execute(f"SELECT * FROM khonsu.{name}")
         assert [column.name for column in result.columns or ()] == [column.name for column in declared.table.columns]
         assert [column.type for column in result.columns or ()] == [column.type for column in declared.table.columns]
+
+
+# --- what the views show
+
+
+def test_looking_makes_no_transaction_id(connect: Connect) -> None:
+    """Only the transaction's own thread makes it: one made by whoever looks would be another one."""
+    a, b = connect(), connect()
+    a.execute("CREATE TABLE t (k INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
+    a.execute("BEGIN OPTIMISTIC")
+    a.execute("INSERT INTO t VALUES (2)")
+    assert rows(b, "SELECT transaction_id FROM khonsu.transactions WHERE writes = 1") == [(None,)]
+    engine = a._core.transaction.engine
+    assert engine is not None and engine._id is None
+    a.commit()
+
+
+def test_a_transaction_is_shown_as_what_its_session_does(connect: Connect, database: Database) -> None:
+    a, b = connect(), connect()
+    a.execute("CREATE TABLE t (k INTEGER PRIMARY KEY)")
+    a.execute("BEGIN")
+    a.execute("INSERT INTO t VALUES (1)")
+    alone = database.begin()  # nobody's session
+    shown = rows(b, "SELECT connection, state FROM khonsu.transactions")
+    names = {session._core.transaction.name.hex(): state for session, state in ((a, "idle"), (b, "active"))}
+    assert {name: state for name, state in shown if state is not None} == names
+    assert [state for name, state in shown if name not in names] == [None]
+    alone.rollback()
+
+
+def test_a_transaction_that_is_dropped_is_gone(connect: Connect, database: Database) -> None:
+    database.begin()
+    assert rows(connect(), "SELECT count(*) FROM khonsu.transactions") == [(1,)], "the one that asks"
+
+
+def test_bulk_writes_count_as_rows(connect: Connect) -> None:
+    a, b = connect(), connect()
+    a.execute("CREATE TABLE t (k BIGINT PRIMARY KEY)")
+    a.execute("BEGIN")
+    a.execute("INSERT INTO t SELECT range FROM range(10000)")
+    assert rows(b, "SELECT writes FROM khonsu.transactions WHERE state = 'idle'") == [(10_000,)]
+    a.rollback()
+
+
+def test_metrics_are_what_the_database_measures(session: LocalSession, database: Database) -> None:
+    session.execute("CREATE TABLE t (k INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
+    shown = dict(rows(session, "SELECT name, value FROM khonsu.metrics"))
+    assert shown.keys() == database.metrics.keys()
+    for name in ("commits", "memtable_versions", "change_list_entries", "recent_commits_kept"):
+        assert shown[name] == database.metrics[name] > 0, name
+    database.checkpoint()
+    after = dict(rows(session, "SELECT name, value FROM khonsu.metrics"))
+    assert after["checkpoints"] == shown["checkpoints"] + 1 and after["segment_bytes"] > 0
+
+
+def test_views_are_read_beside_busy_threads(connect: Connect, database: Database) -> None:
+    """What they look at changes under them all the time."""
+    connect().execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v INTEGER, u VARCHAR UNIQUE)")
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        session, count = connect(), 0
+        try:
+            while not stop.is_set():
+                count += 1
+                try:
+                    session.execute("BEGIN")
+                    session.execute("INSERT INTO t VALUES (?, ?, ?)", (count % 5, number, f"{count % 7}"))
+                    session.execute("DELETE FROM t WHERE k = ?", (count % 5,))
+                    session.commit()
+                except errors.DatabaseError:
+                    session.rollback()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    reader = connect()
+    try:
+        for _ in range(30):
+            for name in system.view_names():
+                rows(reader, f"SELECT * FROM khonsu.{name}")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert rows(reader, "SELECT name FROM khonsu.metrics WHERE name LIKE 'locks_%' AND value > 0") == []

@@ -20,7 +20,7 @@ __all__ = ["TRANSACTIONS"]
 
 def _rows(database: Database) -> list[tuple[Any, ...]]:
     sessions = {session.transaction.name: session for session in sessions_on(database)}
-    offset = time.time() - time.monotonic()
+    now = time.time()
     return [
         (
             identifier(found.id),
@@ -29,7 +29,7 @@ def _rows(database: Database) -> list[tuple[Any, ...]]:
             found.locking.name,
             found.read_only,
             _state(found, sessions.get(found.connection)),
-            moment(found.began + offset),
+            moment(now - found.age_seconds),
             found.age_seconds,
             moment_of(found.read_timestamp),
             found.read_timestamp,
