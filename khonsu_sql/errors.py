@@ -55,7 +55,7 @@ class Error(Exception):
     `detail`, `hint`  more for a person
     `position`     1-based character position in `sql` of the offending token; `str()` then shows the line with a caret
     `attempts`     how often `run_transaction` tried before it let this error through
-    `evidence`     what a conflict knows about its cause (table, keys, rule, …)
+    `evidence`     what a conflict knows about its cause: rule, table, keys, the transactions and their timestamps (`docs/transactions.md`)
     """
 
     sqlstate: str = "HY000"

@@ -212,7 +212,8 @@ class Reserved(msgspec.Struct, frozen=True, gc=False):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a commit was refused. `rule`: write-write, read-write, unique, catalog; `keys`: bounded."""
+    """Why a commit was refused. `rule`: write-write, read-write, unique, catalog; `keys`: bounded. `timestamp`: of the
+    commit in the way, 0 if that is forgotten. `other`: whose it was, b"" if that is."""
 
     rule: str
     table: TableId

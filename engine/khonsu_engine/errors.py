@@ -35,7 +35,7 @@ class EngineError(Exception):
     """Base of all engine errors.
 
     `sqlstate`: five characters of the SQL standard. `retryable`: the whole transaction may be run again.
-    `detail`, `hint`: more for a person. `evidence`: what a conflict knows about its cause (table, keys, rule, …).
+    `detail`, `hint`: more for a person. `evidence`: what a conflict knows about its cause (`evidence.facts`).
     """
 
     sqlstate = "XX000"
