@@ -23,7 +23,7 @@ from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.locks import Locking, LockWaiter
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
-from khonsu_sql.errors import Error, ParameterMismatch, ProgrammingError, QueryCanceled
+from khonsu_sql.errors import ParameterMismatch, ProgrammingError, QueryCanceled
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.script import Unit, bound, chained, script_of
 from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
@@ -81,12 +81,11 @@ class SessionCore:
             self._cancelled = False
             self._work = self._begin_work(request)
             return self._advance(None)
-        except Error as error:
-            self._database.conflicts.add(error, told=True)
-            raise
         except Exception as error:
             told = translated(error, request.sql if isinstance(request, Execute) else None)
             self._database.conflicts.add(told, told=True)
+            if told is error:
+                raise
             raise told from error
 
     def _advance(self, error: BaseException | None) -> Result | Ticket:
@@ -145,11 +144,6 @@ class SessionCore:
             work.close()
         self.transaction.rollback()
         self._evaluator.close()
-
-    @property
-    def working(self) -> bool:
-        """Is a request under way? From any thread; statements of the fast lane, which take microseconds, do not show."""
-        return self._work is not None
 
     @property
     def catalog(self) -> Catalog:

@@ -51,7 +51,7 @@ class LocalSession:
         self._database = database
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
         self._lane = FastLane(self._core, database, plans)
-        register(database, self._core)
+        register(database, self)
 
     # --- statements
 
@@ -144,6 +144,16 @@ class LocalSession:
     def retried(self) -> None:
         """One attempt more of `run_transaction`, for khonsu.metrics."""
         self._database.retries.add()
+
+    @property
+    def name(self) -> bytes:
+        """8 random bytes: the second half of its transactions' ids."""
+        return self._core.transaction.name
+
+    @property
+    def working(self) -> bool:
+        """Is a request under way? From any thread; statements of the fast lane, which take microseconds, do not show."""
+        return self._core._work is not None
 
     @property
     def status(self) -> TransactionStatus:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
-    from khonsu_sql.core import SessionCore
+    from khonsu_sql.local import LocalSession
 
 __all__ = ["register", "sessions_on"]
 
@@ -19,13 +19,13 @@ _sessions: WeakKeyDictionary[Database, WeakSet[Any]] = WeakKeyDictionary()
 _latch = threading.Lock()
 
 
-def register(database: Database, session: SessionCore) -> None:
+def register(database: Database, session: LocalSession) -> None:
     """`session` is one on `database`, as long as it lives."""
     with _latch:
         _sessions.setdefault(database, WeakSet()).add(session)
 
 
-def sessions_on(database: Database) -> list[SessionCore]:
+def sessions_on(database: Database) -> list[LocalSession]:
     """The sessions on `database`, idle ones too."""
     with _latch:
         return list(_sessions.get(database, ()))

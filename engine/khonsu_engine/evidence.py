@@ -106,12 +106,29 @@ def _what(known: dict[str, Any]) -> str:
     return f"{f'Key ({keys})' if keys else 'The definition' if known['rule'] == 'catalog' else 'Rows'} of {known['table']}"
 
 
-def duplicate(schema: Table, key: Key, known: dict[str, Any]) -> UniqueViolation:
-    """The error for a key that exists already in the table described by `schema`. `known`: its evidence."""
-    names = ", ".join(schema.columns[position].name for position in schema.key_columns)
+def duplicate(
+    schema: Table,
+    names: Names,
+    key: Key,
+    transaction_id: TransactionId,
+    read_timestamp: Timestamp,
+    other: TransactionId | None,
+    commit_timestamp: Timestamp,
+) -> UniqueViolation:
+    """The error for a key that exists already in the table described by `schema`, committed by `other` (0: nobody knows when)."""
+    known = facts(
+        "unique",
+        names,
+        (key,),
+        transaction_id=transaction_id,
+        read_timestamp=read_timestamp,
+        other=other,
+        commit_timestamp=commit_timestamp,
+    )
+    columns = ", ".join(schema.columns[position].name for position in schema.key_columns)
     return UniqueViolation(
         f'duplicate key value violates unique constraint "{schema.key_name}"',
-        detail=f"Key ({names})=({shown_key(key)}) already exists in table {known['table']}.",
+        detail=f"Key ({columns})=({shown_key(key)}) already exists in table {names[0]}.",
         evidence={**known, "key": key, "constraint": schema.key_name},
     )
 

@@ -16,6 +16,7 @@ from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import ALL_COLUMNS, EVERY_KEY, Key, KeyRange, ReadPredicate, Row, TableId, Timestamp, Write
+from khonsu_engine.evidence import Names, names_of
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.mvcc.validation import in_range
@@ -89,6 +90,13 @@ class SnapshotReader:
         if self._catalog is None:
             self._catalog = self._database.state.catalog_at(self.read_timestamp).with_definitions(self._write_set.definitions)
         return self._catalog
+
+    def names_of(self, table: TableId) -> Names:
+        """The names of a table this transaction has seen, for messages: also of one that is gone by now."""
+        known = names_of(self.catalog, table) or names_of(self._database.state.catalog, table)
+        if known is None:
+            known = (self._tables[table].table.name if table in self._tables else f"#{table}", None)
+        return known
 
     def get(self, table: TableId, key: Key, *, columns: int = ALL_COLUMNS, constraint: bool = False) -> Row | None:
         """The visible row of `key`, own writes included; the read is recorded first."""

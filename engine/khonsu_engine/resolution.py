@@ -17,7 +17,7 @@ import msgspec
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import Collision, Commit, Key, Operation, Refusal, Row, TableId, Write
 from khonsu_engine.errors import UniqueViolation
-from khonsu_engine.evidence import duplicate, facts
+from khonsu_engine.evidence import facts, shown_key
 from khonsu_engine.mvcc.policies import CONFLICT, RowPolicy, decided
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_engine.state_machine import State
@@ -139,4 +139,9 @@ def _duplicate(command: Commit, table: Table, index: Index, key: Key, state: Sta
         other=None if state is None else state.recent.transaction_at(timestamp),
         commit_timestamp=timestamp,
     )
-    return duplicate(table.index_table(index), key, known)
+    names = ", ".join(table.columns[position].name for position in index.columns)
+    return UniqueViolation(
+        f'duplicate key value violates unique constraint "{index.name}"',
+        detail=f"Key ({names})=({shown_key(key)}) already exists in table {table.name}.",
+        evidence={**known, "key": key, "constraint": index.name},
+    )

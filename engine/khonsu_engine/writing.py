@@ -19,7 +19,7 @@ from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import Version
 from khonsu_engine.commands import EVERY_KEY, ConflictPolicy, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
 from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
-from khonsu_engine.evidence import Names, duplicate, facts, names_of
+from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode, Target
 from khonsu_engine.mvcc.policies import RowPolicy
@@ -183,23 +183,8 @@ class TransactionWriter(SnapshotReader):
         by_another = key not in self._writes.get(table, _NO_WRITES)
         found = version.memtable.get(key, self.read_timestamp) if by_another else None
         timestamp = found.timestamp if isinstance(found, Version) else 0
-        known = facts(
-            "unique",
-            self.names_of(table),
-            (key,),
-            transaction_id=self.id,
-            read_timestamp=self.read_timestamp,
-            other=self._database.state.recent.transaction_at(timestamp),
-            commit_timestamp=timestamp,
-        )
-        return duplicate(version.table, key, known)
-
-    def names_of(self, table: TableId) -> Names:
-        """The names of a table this transaction has seen, for messages: also of one that is gone by now."""
-        known = names_of(self.catalog, table) or names_of(self._database.state.catalog, table)
-        if known is None:
-            known = (self._tables[table].table.name if table in self._tables else f"#{table}", None)
-        return known
+        other = self._database.state.recent.transaction_at(timestamp)
+        return duplicate(version.table, self.names_of(table), key, self.id, self.read_timestamp, other, timestamp)
 
     def reserve_row_ids(self, table: TableId, count: int) -> int:
         """The first of `count` new hidden row ids."""

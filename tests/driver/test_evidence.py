@@ -227,3 +227,17 @@ def test_retries_are_counted(two: tuple[Connection, Connection]) -> None:
     khonsu_sql.run_transaction(one, work)
     counted = other.execute("SELECT value FROM khonsu.metrics WHERE name IN ('retries', 'conflicts_read_write') ORDER BY name").fetchall()
     assert counted == [(2.0,), (2.0,)]
+
+
+def test_a_row_that_a_policy_made_violates_a_unique_constraint(two: tuple[Connection, Connection]) -> None:
+    one, other = two
+    one.execute("BEGIN ISOLATION LEVEL REPEATABLE READ OPTIMISTIC ON CONFLICT APPEND")
+    one.execute("UPDATE t SET u = 'z' WHERE k = 1")
+    other.execute("BEGIN")
+    other.execute("UPDATE t SET v = 11 WHERE k = 1")
+    other.execute("INSERT INTO t VALUES (3, 30, 'z')")
+    other.execute("COMMIT")
+    error = fails(one, "COMMIT", errors.UniqueViolation)
+    assert (error.evidence["rule"], error.evidence["table"], error.evidence["index"]) == ("unique", "t", "t_u_key")
+    assert error.evidence["keys"] == ("z",)
+    names_the_other(error, other)

@@ -13,13 +13,13 @@ from khonsu_sql.sql.system.view import identifier, moment, moment_of, view
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
-    from khonsu_sql.core import SessionCore
+    from khonsu_sql.local import LocalSession
 
 __all__ = ["TRANSACTIONS"]
 
 
 def _rows(database: Database) -> list[tuple[Any, ...]]:
-    sessions = {session.transaction.name: session for session in sessions_on(database)}
+    sessions = {session.name: session for session in sessions_on(database)}
     now = time.time()
     return [
         (
@@ -41,13 +41,13 @@ def _rows(database: Database) -> list[tuple[Any, ...]]:
     ]
 
 
-def _state(found: OpenTransaction, session: SessionCore | None) -> str | None:
+def _state(found: OpenTransaction, session: LocalSession | None) -> str | None:
     """None: it belongs to no session of SQL, and nobody can tell."""
     if found.waiting:
         return "waiting"
     if session is None:
         return None
-    if session.transaction.status is TransactionStatus.FAILED:
+    if session.status is TransactionStatus.FAILED:
         return "failed"
     return "active" if session.working else "idle"
 
