@@ -121,11 +121,12 @@ def test_two_equal_keys_of_one_statement_have_no_other_transaction(two: tuple[Co
     assert error.evidence["other_transaction_id"] is None and error.evidence["commit_timestamp"] is None
 
 
-def test_a_key_that_was_inserted_by_this_transaction_has_no_other(two: tuple[Connection, Connection]) -> None:
+@pytest.mark.parametrize(("before", "again"), [("INSERT INTO t VALUES (8, 0, 'a')", 8), ("UPDATE t SET v = 0 WHERE k = 1", 1)])
+def test_a_key_that_this_transaction_wrote_has_no_other(two: tuple[Connection, Connection], before: str, again: int) -> None:
     one, _ = two
     one.execute("BEGIN")
-    one.execute("INSERT INTO t VALUES (8, 0, 'a')")
-    error = fails(one, "INSERT INTO t VALUES (8, 0, 'b')", errors.UniqueViolation)
+    one.execute(before)
+    error = fails(one, f"INSERT INTO t VALUES ({again}, 0, 'b')", errors.UniqueViolation)
     assert error.evidence["other_transaction_id"] is None and error.evidence["commit_timestamp"] is None
 
 

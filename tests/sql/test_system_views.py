@@ -135,6 +135,7 @@ def test_views_feed_writes(session: LocalSession, sample: list[int]) -> None:
         ("DROP TABLE khonsu.locks", "42501"),
         ("DROP TABLE IF EXISTS khonsu.Locks", "42501"),
         ("DROP TABLE khonsu.nothing", "42P01"),
+        ("ALTER TABLE khonsu.locks SET (conflict_resolution = 'replace')", "42501"),
         ("CREATE TABLE khonsu.locks (a INTEGER)", "42501"),
         ("CREATE TABLE IF NOT EXISTS khonsu.mine (a INTEGER)", "42501"),
         ("SELECT * FROM khonsu.nothing", "42P01"),
@@ -294,3 +295,14 @@ def test_views_are_read_beside_busy_threads(connect: Connect, database: Database
             thread.join()
     assert failures == []
     assert rows(reader, "SELECT name FROM khonsu.metrics WHERE name LIKE 'locks_%' AND value > 0") == []
+
+
+def test_a_pinned_snapshot_is_no_transaction(connect: Connect, database: Database) -> None:
+    """It keeps old versions all the same, so it counts as a snapshot."""
+    session = connect()
+    with database.snapshots.pinned(True, 0):
+        assert rows(session, "SELECT count(*) FROM khonsu.transactions") == [(1,)]
+        assert rows(session, "SELECT value FROM khonsu.metrics WHERE name IN ('open_transactions', 'snapshots') ORDER BY name") == [
+            (1,),
+            (2,),
+        ]
