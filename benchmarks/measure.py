@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-__all__ = ["Comparison", "Fact", "compare", "clock"]
+__all__ = ["Comparison", "Fact", "Pair", "Side", "clock", "compare", "comparison", "encode", "in_turns", "pair", "percentile", "rate"]
 
 clock = time.perf_counter
 
@@ -42,32 +42,54 @@ class Fact(msgspec.Struct):
     note: str = ""
 
 
-def compare(
-    workload: str,
-    rival: str,
-    target: float,
-    ours: Callable[[], int],
-    theirs: Callable[[], int],
-    *,
-    rounds: int = 5,
-    note: str | Callable[[], str] = "",
-) -> Comparison:
-    """Run both sides in turns, `rounds` times each after one warm-up. A side returns the number of operations it did."""
-    ours()
-    theirs()
-    our_rates, their_rates = [], []
+class Pair(msgspec.Struct):
+    """The same measured in two situations, `values` per operation (seconds, bytes, …: `unit`); `ratio`: the second over the first."""
+
+    workload: str
+    names: tuple[str, str]
+    values: tuple[float, float]
+    ratio: float
+    at_most: float | None
+    unit: str
+    note: str = ""
+
+
+Side = Callable[[], int]
+"""Does some operations and returns how many."""
+
+
+def in_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, list[float]]:
+    """Run the sides in turns, `rounds` times each after one warm-up, from either end. Returns their rates, operations per second."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side()
     for number in range(rounds):
-        sides: list[tuple[list[float], Callable[[], int]]] = [(our_rates, ours), (their_rates, theirs)]
-        for rates, side in sides if number % 2 == 0 else reversed(sides):
+        for name in sides if number % 2 == 0 else reversed(list(sides)):
             gc.collect()
             started = clock()
-            operations = side()
-            rates.append(operations / (clock() - started))
-    ratios = [mine / other for mine, other in zip(our_rates, their_rates, strict=True)]
-    shown = note() if callable(note) else note
-    return Comparison(
-        workload, rival, statistics.median(ratios), target, statistics.median(our_rates), statistics.median(their_rates), rounds, shown
-    )
+            operations = sides[name]()
+            rates[name].append(operations / (clock() - started))
+    return rates
+
+
+def comparison(workload: str, rival: str, target: float, ours: Sequence[float], theirs: Sequence[float], note: str = "") -> Comparison:
+    """Two lists of rates that were measured in turns."""
+    ratio = statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+    return Comparison(workload, rival, ratio, target, statistics.median(ours), statistics.median(theirs), len(ours), note)
+
+
+def pair(workload: str, rates: Mapping[str, Sequence[float]], at_most: float | None, note: str = "") -> Pair:
+    """Two lists of rates that were measured in turns, as microseconds per operation."""
+    (first, before), (second, after) = rates.items()
+    ratio = statistics.median(one / other for one, other in zip(before, after, strict=True))
+    values = (1e6 / statistics.median(before), 1e6 / statistics.median(after))
+    return Pair(workload, (first, second), values, ratio, at_most, "us", note)
+
+
+def compare(workload: str, rival: str, target: float, ours: Side, theirs: Side, *, rounds: int = 5, note: str = "") -> Comparison:
+    """Run both sides in turns. A side returns the number of operations it did."""
+    rates = in_turns({"ours": ours, "theirs": theirs}, rounds)
+    return comparison(workload, rival, target, rates["ours"], rates["theirs"], note)
 
 
 def percentile(values: list[float], share: float) -> float:

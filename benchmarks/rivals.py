@@ -1,6 +1,6 @@
 """The rivals and their settings, which are printed with every report. Nobody is slowed down; durability is equal.
 
-sqlite3: WAL, synchronous FULL, BEGIN IMMEDIATE, one connection per thread. DuckDB: defaults. PostgreSQL (when installed):
+sqlite3: WAL, synchronous FULL, BEGIN IMMEDIATE (BEGIN to read), one connection per thread. DuckDB: defaults. PostgreSQL (when installed):
 a scratch cluster on loopback with defaults (fsync and synchronous_commit on), SERIALIZABLE with retries, through psycopg.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["SETTINGS", "duckdb_connection", "postgres", "sqlite_connection"]
 
 SETTINGS = {
     "khonsu": "isolation SERIALIZABLE, synchronous full, defaults",
-    "sqlite3": f"{sqlite3.sqlite_version}: WAL, synchronous FULL, BEGIN IMMEDIATE, one connection a thread; in memory: defaults",
+    "sqlite3": f"{sqlite3.sqlite_version}: WAL, synchronous FULL, BEGIN (to write: IMMEDIATE), a connection a thread; in memory: defaults",
     "duckdb": "defaults, one cursor per thread, primary key declared where Khonsu declares one",
     "postgresql": "initdb defaults (fsync on, synchronous_commit on, shared_buffers 128 MB), SERIALIZABLE with retries, psycopg 3",
 }

@@ -14,20 +14,24 @@ import msgspec
 import pyarrow as pa
 
 import khonsu_sql
-from benchmarks import data, tpcb
+from benchmarks import data
 from benchmarks.measure import Comparison, Fact, clock, compare, percentile
-from benchmarks.rivals import duckdb_connection, postgres, sqlite_connection
+from benchmarks.rivals import duckdb_connection, sqlite_connection
 
 __all__ = ["WORKLOADS", "Settings"]
 
 
 class Settings(msgspec.Struct):
-    """`rows` of the big table, `scale` 0..1 shrinks operation counts (quick runs), `directory` for files."""
+    """`rows` of the big table, `scale` 0..1 shrinks operation counts (quick runs), `directory` for files.
+
+    The concurrent workloads: `seconds` a side and round, with each of these numbers of `threads`."""
 
     directory: Path
     rows: int = 1_000_000
     scale: float = 1.0
     rounds: int = 5
+    seconds: float = 1.0
+    threads: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     def count(self, full: int) -> int:
         return max(32, int(full * self.scale))
@@ -162,32 +166,6 @@ def point_update(settings: Settings) -> Iterator[Comparison]:
         rounds=settings.rounds,
     )
     durable.close()
-
-
-def bank(settings: Settings) -> Iterator[Comparison]:
-    """TPC-B, durable, SERIALIZABLE; a hot row; retries are reported."""
-    with postgres() as dsn:
-        for threads, branches, targets in ((1, 100, (0.6, None)), (16, 100, (1.5, 3.0)), (16, 1, (1.5, None))):
-            where = settings.directory / f"bank-{threads}-{branches}"
-            ours = tpcb.make(tpcb.KhonsuBank, branches, f"{where}.khonsu")
-            rivals = [("sqlite3 WAL FULL", tpcb.make(tpcb.SqliteBank, branches, f"{where}.sqlite"), targets[0])]
-            if dsn is not None and targets[1] is not None:
-                rivals.append(("PostgreSQL", tpcb.make(tpcb.PostgresBank, branches, dsn), targets[1]))
-            count = settings.count(4_000 if threads == 1 else 16_000)
-            for name, rival, target in rivals:
-                yield compare(
-                    f"TPC-B, {threads} thread{'s' if threads > 1 else ''}, {branches} branch{'es' if branches > 1 else ''}",
-                    name,
-                    target or 0,
-                    lambda ours=ours, threads=threads, count=count: ours.run(threads, count),
-                    lambda rival=rival, threads=threads, count=count: rival.run(threads, count // 4),
-                    rounds=settings.rounds,
-                    note=lambda ours=ours, rival=rival: f"ours: {ours.note()}; theirs: {rival.note()}",
-                )
-                rival.check()
-                rival.close()
-            ours.check()
-            ours.close()
 
 
 def ingest(settings: Settings) -> Iterator[Comparison | Fact]:
@@ -359,7 +337,6 @@ def memory(settings: Settings) -> Iterator[Fact]:
 WORKLOADS: dict[str, Callable[[Settings], Iterator[Comparison | Fact]]] = {
     "point_select": point_select,
     "point_update": point_update,
-    "bank": bank,
     "ingest": ingest,
     "analytics": analytics,
     "growth": growth,

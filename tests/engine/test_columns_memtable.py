@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from khonsu_engine.columns import memtable as memtable_module
 from khonsu_engine.columns.key_order import contains
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.ordered_keys import FRESH_KEYS_MAX
@@ -140,6 +143,59 @@ def test_pruning_never_touches_a_snapshot_in_use(steps: list[int], data: st.Data
         for timestamp in [*active, now]:
             expected = [truth[stamp] for stamp in sorted(truth) if stamp <= timestamp]
             assert states(memtable, 1, range(timestamp, timestamp + 1)) == [expected[-1] if expected else None]
+
+
+@pytest.mark.parametrize("readers", [0, 3, 30])
+@pytest.mark.parametrize("every", [1, 5, 40])
+def test_a_long_chain_is_pruned_as_if_all_of_it_were_looked_at(readers: int, every: int) -> None:
+    """Asked with the very same snapshots again and again, as between two looks of the committer; compared with a chain that forgets
+    each time that it was asked."""
+    lazy, eager = Memtable(TABLE), Memtable(TABLE)
+    dice, active, horizon = Random(readers * every), (), 0
+    for now in range(10, 3_000, 10):
+        lazy.install(version(1, now, f"{now}"))
+        eager.install(version(1, now, f"{now}"))
+        if now // 10 % every == 0:
+            active = (*(stamp for stamp in active if dice.random() > 0.03), now + 1)[-readers:] if readers else ()
+            horizon = now
+        lazy.prune(1, horizon, active)
+        eager._pruned.clear()
+        eager.prune(1, horizon, active)
+        assert chain(lazy, 1) == chain(eager, 1)
+    lazy.prune(1, now, ())
+    assert len(chain(lazy, 1)) == 1, "nobody reads: one version is left"
+
+
+def chain(memtable: Memtable, key: int) -> list[int]:
+    found, link = [], memtable.chains.get(key)
+    while link is not None:
+        found.append(link.timestamp)
+        link = link.older
+    return found
+
+
+def test_a_write_of_a_hot_row_looks_at_few_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many snapshots keep versions of it: once through the chain whenever the snapshots are others, and else at its head."""
+    looked = [0]
+    between = memtable_module._any_between
+
+    def counted(*what: Any) -> bool:
+        looked[0] += 1
+        return between(*what)
+
+    memtable, snapshots, count = Memtable(TABLE), [], 1_000
+    for number in range(count):
+        memtable.install(version(1, 10 * number, "old"))
+        snapshots.append(10 * number + 5)
+    active = tuple(snapshots)
+    monkeypatch.setattr(memtable_module, "_any_between", counted)
+    for number in range(count, count + 100):
+        memtable.install(version(1, 10 * number, "new"))
+        memtable.prune(1, 10 * count, active)
+    assert len(chain(memtable, 1)) == count + 100
+    assert looked[0] < count + 100 * (memtable_module.PRUNED_STEPS + 1)
+    memtable.prune(1, 10 * (count + 100), ())
+    assert len(chain(memtable, 1)) == 1
 
 
 def test_an_interrupted_pruning_is_finished_by_repeating_it() -> None:

@@ -26,13 +26,16 @@ __all__ = ["Memtable"]
 VERSION_BYTES = 250
 """What a version costs beside its values: its struct, its tuple, its place in dict, log and change list."""
 
+PRUNED_STEPS = 8
+"""How many versions of a chain are looked at in any case."""
+
 
 class Memtable:
     """`chains`: key -> newest version. `log`: every version installed, in publication order.
 
     `batch_rows`: `Limits.version_chunk_rows`, versions sealed at once into an Arrow batch (`recent`)."""
 
-    __slots__ = ("_measured", "_ordered", "batch_rows", "chains", "log", "order", "recent", "table")
+    __slots__ = ("_measured", "_ordered", "_pruned", "batch_rows", "chains", "log", "order", "recent", "table")
 
     def __init__(self, table: Table, batch_rows: int = DEFAULT.version_chunk_rows) -> None:
         self.table = table
@@ -43,6 +46,7 @@ class Memtable:
         self.recent: Any = None  # the log as Arrow batches, made by the first scan (`recent.recent_of`)
         self._ordered = OrderedKeys([], [], 0, self.order)
         self._measured = (0, 0)
+        self._pruned: dict[Key, tuple[Timestamp, Sequence[Timestamp]]] = {}  # long chains -> for whom they were looked through
 
     def install(self, version: Version) -> None:
         """Publish `version`: log it, link it before the chain of its key. Under the commit latch only.
@@ -73,9 +77,15 @@ class Memtable:
         """Drop versions of `key` that nobody can see. Under the commit latch only; may be interrupted and repeated.
 
         `horizon`: no snapshot will be taken below it. `active`: registered snapshots below it, ascending. A version goes when
-        its successor is not above `horizon` and no active snapshot lies between the two."""
-        kept = self.chains.get(key)
+        its successor is not above `horizon` and no active snapshot lies between the two.
+
+        What was kept once stays for the same `horizon` and the same `active` (the very object): of a long chain only the head is looked
+        at until there are others, so many snapshots do not make each write of a hot row look at as many versions."""
+        kept, steps = self.chains.get(key), 0
         while kept is not None and kept.older is not None:
+            if steps == PRUNED_STEPS and self._was_pruned(key, horizon, active):
+                return
+            steps += 1
             older: Version | None = kept.older
             end = kept.older_end
             while older is not None and end <= horizon and not _any_between(active, older.timestamp, end):
@@ -83,6 +93,14 @@ class Memtable:
                 kept.older_end = end  # before `older`: a reader between the two meets PRUNED, never a wrong row
             kept.older = older
             kept = older
+        if steps > PRUNED_STEPS:
+            self._pruned[key] = (horizon, active)
+        elif self._pruned:
+            self._pruned.pop(key, None)
+
+    def _was_pruned(self, key: Key, horizon: Timestamp, active: Sequence[Timestamp]) -> bool:
+        known = self._pruned.get(key)
+        return known is not None and known[0] == horizon and known[1] is active
 
     @property
     def size_bytes(self) -> int:

@@ -55,4 +55,5 @@ class Snapshots(Generic[T]):
 
     def readers(self, newest: int) -> Readers:
         """Who reads now, below `newest` (what a snapshot taken now would get)."""
-        return Readers(newest, tuple(sorted({timestamp for timestamp in self._timestamps.values() if timestamp < newest})))
+        below = dict.fromkeys([timestamp for timestamp in self._timestamps.values() if timestamp < newest])
+        return Readers(newest, tuple(sorted(below)))  # nearly in order already: of thousands a fraction of a millisecond
