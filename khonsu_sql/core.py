@@ -20,7 +20,8 @@ import msgspec
 
 from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import SerializationConflict
-from khonsu_engine.locks import Locking, LockWaiter
+from khonsu_engine.lock_waiter import LockWaiter
+from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_sql.errors import ParameterMismatch, ProgrammingError, QueryCanceled

@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 from khonsu_engine.commands import ConflictPolicy, Isolation, Outcome
 from khonsu_engine.errors import EngineError
-from khonsu_engine.locks import Locking, LockWaiter
+from khonsu_engine.lock_waiter import LockWaiter
+from khonsu_engine.locks import Locking
 from khonsu_sql.core import SessionCore
 from khonsu_sql.errors import translate
 from khonsu_sql.fast_lane import FastLane, wait_out

@@ -3,7 +3,7 @@
 Made by `database`; called by transactions (`acquire`, `release`) and by the committer (`in_the_way`, within its critical section). The
 rules are `mvcc.lock_table`'s; this room has the clock and the threads.
 
-* A *soft* request waits for `PATIENCE_SECONDS` and then goes on without the lock.
+* A *soft* request waits for `lock_waiter.PATIENCE_SECONDS` and then goes on without the lock.
 * A *hard* request overrules soft locks after that time, and waits for hard ones until its `lock_timeout`.
 
 Invariants: the latch is asked for under the commit latch, never the other way round. Locks order writers; what protects data is
@@ -22,20 +22,17 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from khonsu_engine.commands import EVERY_KEY, Blocked, Commit, KeyRange, TableId, Timestamp
+from khonsu_engine.commands import EVERY_KEY, Blocked, Commit, KeyRange, TableId
 from khonsu_engine.errors import DeadlockDetected
-from khonsu_engine.evidence import KEYS_MAX
 from khonsu_engine.latches import stand_back
 from khonsu_engine.lock_evidence import PlaceOf, refusal_of
+from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_engine.mvcc.lock_repair import rebuilt
 from khonsu_engine.mvcc.lock_table import LockInfo, LockMode, LockOwner, LockTable, LockTicket, Target, TicketState
 
-__all__ = ["Locking", "Locks", "LockWaiter"]
+__all__ = ["Locking", "Locks"]
 
-PATIENCE_SECONDS = 0.05
-SLICE_SECONDS = 0.1
 RECENT_WAITS_MAX = 1_024
-SLICE_SECONDS_MAX = 3.2
 
 T = TypeVar("T")
 
@@ -47,74 +44,6 @@ class Locking(IntEnum):
     OPTIMISTIC = 0
     ADAPTIVE = 1
     PESSIMISTIC = 2
-
-
-class LockWaiter:
-    """A ticket (`protocols.Ticket`) for a lock: `wait` returns True when it makes sense to ask again.
-
-    Raises DeadlockDetected (40P01) and LockNotAvailable (55P03). May be interrupted, and may return without cause. `since`: on the clock
-    `time.monotonic`. For evidence: `read_timestamp` of the waiting transaction; `blockers`, when it is too late: who was in the way."""
-
-    __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "blockers", "read_timestamp", "since", "ticket")
-
-    def __init__(self, locks: Locks, ticket: LockTicket, timeout_seconds: float | None) -> None:
-        self.since = now = time.monotonic()
-        self.ticket = ticket
-        self.read_timestamp: Timestamp | None = None
-        self._locks = locks
-        self._due = now + PATIENCE_SECONDS
-        self._latest = None if timeout_seconds is None else now + timeout_seconds
-        self._overruled = False
-        self.blockers: tuple[Any, ...] | None = None
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        ticket.waiter = self
-
-    def wake(self) -> None:
-        """Have the waiting thread look. From any thread, any number of times."""
-        if self._lock.locked():
-            try:
-                self._lock.release()
-            except RuntimeError:  # somebody else did
-                return
-
-    def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Until it is decided; False at the timeout."""
-        began = time.monotonic()
-        try:
-            return self._wait(timeout_seconds)
-        finally:
-            self._locks.add_waited(time.monotonic() - began)
-
-    def _wait(self, timeout_seconds: float | None) -> bool:
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        pause = SLICE_SECONDS
-        while True:
-            if self._locks.look(self):
-                return True
-            now = time.monotonic()
-            if deadline is not None and now >= deadline:
-                return False
-            moments = [now + pause, *(moment for moment in (deadline, self._latest) if moment is not None)]
-            if not self._overruled:
-                moments.append(self._due)
-            pause = min(2 * pause, SLICE_SECONDS_MAX)
-            if self._lock.acquire(timeout=max(0.0, min(moments) - now)) and self.ticket.state is TicketState.WAITING:
-                return True
-
-    def decided(self, table: LockTable, now: float) -> list[LockTicket]:
-        """Under the latch: what time has brought about. Returns the tickets it decided; `error`: out of time."""
-        ticket = self.ticket
-        if ticket.state is not TicketState.WAITING:
-            return []
-        woken: list[LockTicket] = []
-        if now >= self._due and not self._overruled:
-            self._overruled = True
-            woken = table.overrule(ticket) if ticket.hard else table.cancel(ticket)
-        if ticket.state is TicketState.WAITING and self._latest is not None and now >= self._latest:
-            self.blockers = tuple(owner.name for owner in ticket.blockers()[:KEYS_MAX])
-            woken += table.cancel(ticket)
-        return woken
 
 
 class Locks:

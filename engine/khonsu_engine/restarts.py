@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from khonsu_engine.commands import Key, TableId, Timestamp
 
 if TYPE_CHECKING:
-    from khonsu_engine.locks import LockWaiter
+    from khonsu_engine.lock_waiter import LockWaiter
 
 __all__ = ["LockWait", "Restart", "Superseded"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from khonsu_engine.commands import Key, TableId
-from khonsu_engine.locks import LockWaiter
+from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_engine.mvcc.lock_table import LockMode, Target, TicketState
 from khonsu_engine.restarts import LockWait
 

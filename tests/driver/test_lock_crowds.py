@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import khonsu_sql
+from khonsu_engine import lock_waiter
 from khonsu_engine import locks as locks_module
+from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_sql import Connection
 from khonsu_sql.opening import connect as connect_to
 
@@ -154,18 +156,19 @@ def test_who_waits_looks_less_and_less_often(keeper: Connection, monkeypatch: py
         def locked(self) -> bool:
             return False
 
-    def counted(self: locks_module.Locks, waiter: locks_module.LockWaiter) -> bool:
+    def counted(self: locks_module.Locks, waiter: LockWaiter) -> bool:
         looks[0] += 1
         waiter._lock = Unlucky()  # type: ignore[assignment]
         return look(self, waiter)
 
     class Clock:
-        monotonic = staticmethod(lambda: now[0])
+        monotonic = time = staticmethod(lambda: now[0])
 
     holder, other = connect_to(DATABASE, locking="PESSIMISTIC"), connect_to(DATABASE, locking="PESSIMISTIC", timeout=60)
     bump(holder)
     monkeypatch.setattr(locks_module.Locks, "look", counted)
     monkeypatch.setattr(locks_module, "time", Clock)
+    monkeypatch.setattr(lock_waiter, "time", Clock)
     with pytest.raises(khonsu_sql.LockNotAvailable):
         bump(other)
     assert now[0] == pytest.approx(60, abs=0.01), "it ends when its time is up, not at the next look"
@@ -183,7 +186,7 @@ def test_who_waits_looks_less_and_less_often(keeper: Connection, monkeypatch: py
 def test_an_intent_is_seen_by_those_who_begin_later(connect: Connect, keeper: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """ADAPTIVE: who wrote while nobody else was there is waited for all the same, and nobody conflicts. An intent left out because
     nobody would see it costs two threads that take turns every second transaction."""
-    monkeypatch.setattr(locks_module, "PATIENCE_SECONDS", PATIENCE)
+    monkeypatch.setattr(lock_waiter, "PATIENCE_SECONDS", PATIENCE)
     first = connect(DATABASE)
     bump(first)
     second = threading.Thread(target=late, daemon=True)
@@ -204,7 +207,7 @@ def late() -> None:
 @pytest.mark.parametrize("threads", [2, 16])
 def test_a_hot_row_queues(keeper: Connection, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """ADAPTIVE, a transaction that thinks while it holds the row: next to nobody is refused."""
-    monkeypatch.setattr(locks_module, "PATIENCE_SECONDS", PATIENCE)  # a slow machine is no reason to go on without
+    monkeypatch.setattr(lock_waiter, "PATIENCE_SECONDS", PATIENCE)  # a slow machine is no reason to go on without
     each, refused, failures = 320 // threads, [0] * threads, []
 
     def work(number: int) -> None:
