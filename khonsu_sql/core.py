@@ -26,7 +26,7 @@ from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_sql.errors import ParameterMismatch, ProgrammingError, QueryCanceled
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
-from khonsu_sql.script import Unit, bound, chained, script_of
+from khonsu_sql.script import Unit, bound, chained, grouped, script_of
 from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.session_transaction import SessionTransaction
 from khonsu_sql.sql import settings as setting_table
@@ -167,8 +167,7 @@ class SessionCore:
 
     def _groups(self, script: Sequence[Unit]) -> Sequence[Sequence[Unit]]:
         """What is one transaction in autocommit: the whole call, unless it contains transaction control."""
-        whole = self.autocommit and self.transaction.status is TransactionStatus.IDLE and not any(unit.controls for unit in script)
-        return [script] if whole and script else [[unit] for unit in script]
+        return grouped(script, by_itself=self._ends())
 
     def _run_group(self, group: Sequence[Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
         if len(group) == 1 and group[0].alone:
@@ -249,12 +248,13 @@ class SessionCore:
         run = execute_many if many else execute
         transaction.policy = statement_policy(statement, self._on_conflict, self.transaction.on_conflict, transaction.isolation)
         try:
-            return run(statement, parameters, self._context(transaction))
+            return run(statement, parameters, self.context(transaction))
         finally:
             transaction.policy = None
 
-    def _context(self, transaction: LocalTransaction) -> Context:
-        return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled)
+    def context(self, transaction: LocalTransaction) -> Context:
+        """What one statement of `transaction` runs with."""
+        return Context(self._database, transaction, self._evaluator, self.settings, self._check_cancelled, self.transaction.pessimistic)
 
     def _run_alone(self, unit: Unit, parameters: Parameters) -> Work:
         """Transaction control and settings: they begin no transaction."""
@@ -291,7 +291,7 @@ class SessionCore:
         transaction = self.transaction.open(writes_first=True)
         try:
             transaction.restarts = False  # the reader is read once
-            count = ingest(request.table, request.reader, request.mode, self._context(transaction))
+            count = ingest(request.table, request.reader, request.mode, self.context(transaction))
         except BaseException as error:
             yield from self.transaction.fail(error, ends=ends)
             raise

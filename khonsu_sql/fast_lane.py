@@ -17,8 +17,10 @@ from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import EngineError
 from khonsu_engine.pending import StaleTable
 from khonsu_engine.restarts import Restart
+from khonsu_sql.errors import Error
 from khonsu_sql.session import Result, TransactionStatus
-from khonsu_sql.sql.plan import PointRead, PointWrite
+from khonsu_sql.sql.locked_query import run_point_locked
+from khonsu_sql.sql.plan import PointLock, PointRead, PointWrite
 from khonsu_sql.sql.point_code import FALLBACK, Fallback
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FastLane", "wait_out"]
 
-_RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, Restart, KeyError)
+_RETREAT = (Fallback, StaleTable, SnapshotPruned, EngineError, Error, Restart, KeyError)
 """What sends a statement to the general path. KeyError: the table was dropped and forgotten under a compiled read."""
 
 IDLE, ACTIVE = TransactionStatus.IDLE, TransactionStatus.ACTIVE
@@ -60,9 +62,9 @@ class FastLane:
             return None
         plan = statement.plan
         if not core.autocommit:
-            if not isinstance(plan, PointRead | PointWrite):
+            if not isinstance(plan, PointRead | PointWrite | PointLock):
                 return None
-            return self._inside(session.open(isinstance(plan, PointWrite)), sql, parameters)
+            return self._inside(session.open(not isinstance(plan, PointRead)), sql, parameters)
         if isinstance(plan, PointRead):
             if plan.alone is None or catalog.timestamp > state.durable:
                 return None
@@ -112,6 +114,14 @@ class FastLane:
                 if engine.seen > self._state.durable:
                     self._database.wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
+            if isinstance(plan, PointLock) and not engine.read_only:
+                mark = engine.begin_statement(writes=True)
+                result = run_point_locked(plan, _values(plan.names, parameters), core.context(engine))
+                engine.fresh = False
+                if engine.seen > self._state.durable:
+                    self._database.wait_durable(engine.seen)
+                result.validity = core.transaction.shown()
+                return result
             if not isinstance(plan, PointWrite) or engine.read_only or plan.columns is not None:
                 return None
             if core.transaction.on_conflict is not FAIL or plan.fallback.table.conflict_resolution is not None:

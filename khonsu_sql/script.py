@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from khonsu_sql.errors import ParameterMismatch, SyntaxError_
+from khonsu_sql.errors import NoActiveSqlTransaction, ParameterMismatch, SyntaxError_
 from khonsu_sql.session import Parameters, Result
 from khonsu_sql.sql.execute import writes
-from khonsu_sql.sql.plan import Setting, Statement, TransactionControl
+from khonsu_sql.sql.plan import LockTable, Setting, Statement, TransactionControl
 
 if TYPE_CHECKING:
     from khonsu_engine.transaction import LocalTransaction
     from khonsu_sql.sql.cache import PlanCache
     from khonsu_sql.sql.settings import Settings
 
-__all__ = ["Unit", "bound", "chained", "script_of"]
+__all__ = ["Unit", "bound", "chained", "grouped", "script_of"]
 
 
 class Unit:
@@ -42,6 +42,10 @@ class Unit:
     @property
     def alone(self) -> bool:
         return isinstance(self.plan, TransactionControl | Setting)
+
+    @property
+    def locks_table(self) -> bool:
+        return isinstance(self.plan if self.parsed is None else self.parsed.tree, LockTable)
 
     @property
     def writes(self) -> bool:
@@ -67,6 +71,16 @@ def parsed_of(sql: str, settings: Settings) -> Sequence[Any]:
     from khonsu_sql.sql.parse import parse
 
     return parse(sql, settings.statement_bytes_max)
+
+
+def grouped(script: Sequence[Unit], *, by_itself: bool) -> Sequence[Sequence[Unit]]:
+    """What is one transaction where calls are transactions `by_itself`: the whole call, unless it contains transaction control.
+
+    Raises NoActiveSqlTransaction (25P01) for a LOCK TABLE that would end with itself."""
+    whole = by_itself and not any(unit.controls for unit in script)
+    if by_itself and script and script[0].locks_table and (len(script) == 1 or not whole):
+        raise NoActiveSqlTransaction("LOCK TABLE can only be used in transaction blocks", hint="BEGIN one.")
+    return [script] if whole and script else [[unit] for unit in script]
 
 
 def bound(unit: Unit, transaction: LocalTransaction, plans: PlanCache, settings: Settings) -> Statement:

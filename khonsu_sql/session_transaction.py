@@ -50,14 +50,26 @@ class _Savepoint(msgspec.Struct, frozen=True):
 class SessionTransaction:
     """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended.
 
-    `explicit`: it was begun by BEGIN. `name`: 8 random bytes, the second half of its transaction ids."""
+    `explicit`: it was begun by BEGIN. `pessimistic`: it was begun as such. `name`: 8 random bytes, half of its transaction ids."""
 
-    __slots__ = ("_database", "_options", "_savepoints", "_settings", "_shown", "engine", "explicit", "name", "outcome", "status")
+    __slots__ = (
+        "_database",
+        "_options",
+        "_savepoints",
+        "_settings",
+        "_shown",
+        "engine",
+        "explicit",
+        "name",
+        "outcome",
+        "pessimistic",
+        "status",
+    )
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.status = TransactionStatus.IDLE
         self.engine: LocalTransaction | None = None
-        self.explicit = False
+        self.explicit = self.pessimistic = False
         self.outcome: Outcome | None = None
         self._database = database
         self._settings = settings
@@ -107,6 +119,7 @@ class SessionTransaction:
     def _locking(self, isolation: Isolation) -> Locking:
         """READ COMMITTED promises that nobody commits over what it wrote, which takes hard locks, unless it was told to be optimistic."""
         chosen = self._settings.locking if self._options.locking is None else self._options.locking
+        self.pessimistic = chosen is Locking.PESSIMISTIC
         return Locking.PESSIMISTIC if chosen and isolation is Isolation.READ_COMMITTED else chosen
 
     def shown(self) -> Validity | None:
@@ -236,7 +249,7 @@ class SessionTransaction:
         self.engine = None
         self._shown, self._savepoints = [], []
         self._options = TransactionOptions()
-        self.explicit = False
+        self.explicit = self.pessimistic = False
         self.status = TransactionStatus.IDLE
         return left
 

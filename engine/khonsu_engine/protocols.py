@@ -126,9 +126,11 @@ class Transaction(Protocol):
         *,
         read_columns: int = -1,
         constraint: bool = False,
+        recorded: bool = False,
     ) -> Scan:
         """An iterable of Arrow record batches: at least the visible rows within `range` that satisfy `predicate`, own writes
-        included; it may return more (callers filter again). Records the read, with `read_columns`, before it reads."""
+        included; it may return more (callers filter again). Records the read, with `read_columns`, before it reads, unless it is
+        `recorded` by the caller, in another way."""
         ...
 
     def rows(
@@ -159,7 +161,14 @@ class Transaction(Protocol):
         """An existence check on a key or a `Predicate`, validated at every isolation level."""
         ...
 
-    def lock(self, target: Any, mode: Any) -> Any: ...
+    def lock(self, table: TableId, target: Any, mode: Any, *, wait: bool = True) -> bool:
+        """A hard lock on a key or a `KeyRange`, until the end. Raises LockWait; without `wait` False when somebody else is in the way."""
+        ...
+
+    def lock_rows(self, table: TableId, keys: Iterable[Key], mode: Any, *, wait: bool = True) -> bool:
+        """`lock` of each of these keys, whose rows are as visible here: else Superseded."""
+        ...
+
     def savepoint(self) -> int:
         """Where the writes stand now, for `rollback_to`."""
         ...

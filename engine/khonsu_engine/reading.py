@@ -150,9 +150,12 @@ class SnapshotReader:
         *,
         read_columns: int = ALL_COLUMNS,
         constraint: bool = False,
+        recorded: bool = False,
     ) -> Scan:
-        """Arrow batches of at least the matching visible rows, own writes included; the read is recorded first."""
-        self.record(table, range, predicate, read_columns, constraint=constraint)
+        """Arrow batches of at least the matching visible rows, own writes included; the read is recorded first, unless it is `recorded`
+        by the caller, in another way."""
+        if not recorded:
+            self.record(table, range, predicate, read_columns, constraint=constraint)
         if self._ahead:
             self.seen = self.read_timestamp
         base, own_segments = self._pinned(table)

@@ -1,8 +1,8 @@
 """LocalTransaction: waist 2 of an embedded database.
 
-Made by `Database.begin`, used by one thread at a time. How it reads stands in `reading`, how it writes in `writing`; here are its
-statements and its end, for which it calls the committer. Invariant: after commit or rollback, by error too, the transaction is over, its
-snapshot is released exactly once, and it holds no locks.
+Made by `Database.begin`, used by one thread at a time. How it reads stands in `reading`, how it writes in `writing`, how it locks rows in
+`row_locks`; here are its statements and its end, for which it calls the committer. Invariant: after commit or rollback, by error too, the
+transaction is over, its snapshot is released exactly once, and it holds no locks.
 
 A statement that meets a row newer than the snapshot may start again (`restarts`), unseen: `renew` moves the snapshot to what is published,
 after everything read, guarded and buffered before was validated up to there; so whatever is recorded holds as of `read_timestamp`.
@@ -36,9 +36,9 @@ from khonsu_engine.open_transactions import OpenTransaction
 from khonsu_engine.read_set import ReadMark
 from khonsu_engine.resolution import without_policies
 from khonsu_engine.restarts import LockWait, Superseded
+from khonsu_engine.row_locks import RowLocker
 from khonsu_engine.state_machine import effects_of, validate
 from khonsu_engine.tickets import CommitTicket
-from khonsu_engine.writing import TransactionWriter
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -48,10 +48,10 @@ __all__ = ["LocalTransaction", "StatementMark"]
 StatementMark = tuple[int, ReadMark]
 
 
-class LocalTransaction(TransactionWriter):
+class LocalTransaction(RowLocker):
     """One transaction of an embedded database (`protocols.Transaction`)."""
 
-    __slots__ = ("_outcome", "_unsure", "fresh", "keeps_snapshot", "read_only", "token")
+    __slots__ = ("_outcome", "_unsure", "keeps_snapshot", "read_only", "token")
 
     def __init__(
         self,
@@ -71,7 +71,6 @@ class LocalTransaction(TransactionWriter):
         self.read_only = read_only
         self.keeps_snapshot = isolation is not Isolation.READ_COMMITTED
         self.fresh = True
-        """No statement has ended yet: nothing that was read has been handed out."""
         self._outcome: Outcome | None = None
         self._unsure = False
 

@@ -9,7 +9,7 @@ that streams keeps them, so that neither COMMIT nor later writes touch it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,29 +31,34 @@ if TYPE_CHECKING:
     from khonsu_sql.sql.query import Evaluated, Evaluator
     from khonsu_sql.sql.settings import Settings
 
-__all__ = ["Context", "Relations", "relations_of", "result_of", "run_query", "scan_of"]
+__all__ = ["Context", "Relations", "keys_of", "relations_of", "result_of", "run_query", "scan_of"]
 
 
 @dataclass(slots=True)
 class Context:
-    """What one statement runs with. `check_cancelled` raises QueryCanceled once `cancel()` was called."""
+    """What one statement runs with. `check_cancelled` raises QueryCanceled once `cancel()` was called. `locks_ranges`: the transaction was
+    begun as PESSIMISTIC, so what it locks for reading are ranges, too."""
 
     database: Database
     transaction: LocalTransaction
     evaluator: Evaluator
     settings: Settings
     check_cancelled: Callable[[], None]
+    locks_ranges: bool = False
 
 
 Relations = dict[str, Any]
 """Source name -> what DuckDB reads under it: a `Scan`, or a `pa.Table`."""
 
 
-def relations_of(sources: Sequence[Source], values: Sequence[Any], context: Context) -> Relations:
-    """A scan for each source, its read recorded; for a system view what it shows now, the same wherever the statement names it."""
+def relations_of(sources: Sequence[Source], values: Sequence[Any], context: Context, recorded: Container[str] = ()) -> Relations:
+    """A scan for each source, its read recorded, but for those `recorded` in another way; for a system view what it shows now, the same
+    wherever the statement names it."""
     shown: dict[str, pa.Table] = {}
     return {
-        source.name: _shown(source, shown, context) if is_view(source.read.table) else scan_of(source, values, context)
+        source.name: _shown(source, shown, context)
+        if is_view(source.read.table)
+        else scan_of(source, values, context, recorded=source.name in recorded)
         for source in sources
     }
 
@@ -66,13 +71,15 @@ def _shown(source: Source, shown: dict[str, pa.Table], context: Context) -> pa.T
     return shown[table.name].select(list(source.projection))
 
 
-def scan_of(source: Source, values: Sequence[Any], context: Context) -> Scan:
+def scan_of(source: Source, values: Sequence[Any], context: Context, *, recorded: bool = False) -> Scan:
+    """Its rows; the read is recorded, unless it is `recorded` in another way."""
     read = source.read
     predicate = instantiate(read.predicate, values)
-    return context.transaction.scan(read.table.id, source.projection, _keys(read.table, predicate), predicate, read_columns=read.columns)
+    keys = keys_of(read.table, predicate)
+    return context.transaction.scan(read.table.id, source.projection, keys, predicate, read_columns=read.columns, recorded=recorded)
 
 
-def _keys(table: Table, predicate: Predicate) -> KeyRange:
+def keys_of(table: Table, predicate: Predicate) -> KeyRange:
     """The range of keys the filter allows, if the key's types are ordered in SQL as their values are."""
     if all(table.columns[position].type.sql_ordered for position in table.key_columns):
         return key_range(predicate, table.key_columns)

@@ -19,14 +19,18 @@ from khonsu_sql.sql.context import Context, run_query
 from khonsu_sql.sql.ddl import alter_table, create_table, drop_tables
 from khonsu_sql.sql.dml import run_write
 from khonsu_sql.sql.explain import explain
+from khonsu_sql.sql.locked_query import lock_tables, run_locked, run_point_locked
 from khonsu_sql.sql.many import run_many
 from khonsu_sql.sql.plan import (
     AlterTable,
     CreateTable,
     DropTable,
     Explain,
+    LockedQuery,
+    LockTable,
     ParameterSpec,
     Plan,
+    PointLock,
     PointRead,
     PointWrite,
     Query,
@@ -39,8 +43,9 @@ __all__ = ["execute", "execute_many", "writes"]
 
 
 def writes(plan: Plan) -> bool:
-    """Does a transaction that begins with this statement begin by writing?"""
-    return isinstance(plan, WriteFromQuery | PointWrite | CreateTable | AlterTable | DropTable)
+    """Does a transaction that begins with this statement begin by writing, or by locking?"""
+    locking = LockedQuery | PointLock | LockTable
+    return isinstance(plan, WriteFromQuery | PointWrite | CreateTable | AlterTable | DropTable | locking)
 
 
 def execute(statement: Statement, parameters: Parameters, context: Context) -> Result:
@@ -72,15 +77,17 @@ def _sets(spec: ParameterSpec, given: Iterable[Any]) -> list[Sequence[Any]]:
 
 def _run(plan: Plan, values: Sequence[Any], context: Context) -> Result:
     match plan:
-        case PointRead() | PointWrite() if not context.settings.point_path:
+        case PointRead() | PointWrite() | PointLock() if not context.settings.point_path:
             return _run(plan.fallback, values, context)
-        case PointRead() | PointWrite():
+        case PointRead() | PointWrite() | PointLock():
             try:
                 return _run_point(plan, values, context)
             except (Fallback, InvalidValue, UniqueViolation):
                 return _run(plan.fallback, values, context)
         case Query():
             return run_query(plan, values, context)
+        case LockedQuery():
+            return run_locked(plan, values, context)
         case WriteFromQuery():
             return run_write(plan, values, context)
         case CreateTable():
@@ -89,13 +96,17 @@ def _run(plan: Plan, values: Sequence[Any], context: Context) -> Result:
             return alter_table(plan, context.transaction)
         case DropTable():
             return drop_tables(plan, context.transaction)
+        case LockTable():
+            return lock_tables(plan, context)
         case Explain():
             return explain(plan.plan, values, context)
     raise AssertionError(f"{type(plan).__name__} is the session's to run")
 
 
-def _run_point(plan: PointRead | PointWrite, values: Sequence[Any], context: Context) -> Result:
-    """The compiled function. It has no effect when it raises."""
+def _run_point(plan: PointRead | PointWrite | PointLock, values: Sequence[Any], context: Context) -> Result:
+    """The compiled function. It has no effect when it raises, but for locks."""
+    if isinstance(plan, PointLock):
+        return run_point_locked(plan, values, context)
     if isinstance(plan, PointRead):
         rows = plan.run(context.transaction, values)
         return Result(plan.columns, len(rows), "SELECT", rows)
@@ -110,6 +121,8 @@ def _refuse_in_read_only(plan: Plan, context: Context) -> None:
     match plan:
         case WriteFromQuery(operation=operation) | PointWrite(operation=operation):
             what = operation.name
+        case LockedQuery(kind=kind) | PointLock(fallback=LockedQuery(kind=kind)):
+            what = f"SELECT {kind}"
         case CreateTable():
             what = "CREATE TABLE"
         case AlterTable():

@@ -12,7 +12,17 @@ from typing import Any
 from khonsu_engine.schema.types import VARCHAR
 from khonsu_sql.session import ColumnInfo, Result
 from khonsu_sql.sql.context import Context, scan_of
-from khonsu_sql.sql.plan import CreateTable, DropTable, Plan, PointRead, PointWrite, Query, WriteFromQuery
+from khonsu_sql.sql.plan import (
+    CreateTable,
+    DropTable,
+    LockedQuery,
+    Plan,
+    PointLock,
+    PointRead,
+    PointWrite,
+    Query,
+    WriteFromQuery,
+)
 from khonsu_sql.sql.system import is_view
 
 __all__ = ["explain"]
@@ -26,12 +36,14 @@ def explain(plan: Plan, values: Sequence[Any], context: Context) -> Result:
 
 def _line(plan: Plan, values: Sequence[Any], context: Context) -> str:
     match plan:
-        case PointRead() | PointWrite():
+        case PointRead() | PointWrite() | PointLock():
             if context.settings.point_path:
                 return f"point path: {plan.description}"
             return _line(plan.fallback, values, context)
         case Query():
             return f"DuckDB path: {_scans(plan, values, context)}"
+        case LockedQuery(query=query, text=text):
+            return f"DuckDB path: {_scans(query, values, context)}, {text}"
         case WriteFromQuery(operation=operation, table=table, query=query):
             return f"DuckDB path: {operation.name.lower()} {table.name} from {_scans(query, values, context)}"
         case CreateTable(table=table):

@@ -19,8 +19,9 @@ from khonsu_sql.sql.alter import read_alter_table
 from khonsu_sql.sql.control import control_plan, refuse
 from khonsu_sql.sql.define import read_create_table, read_drop_table
 from khonsu_sql.sql.lex import check_text, split, tokenize
+from khonsu_sql.sql.lock_clauses import LockClause, lock_clauses, read_lock_table
 from khonsu_sql.sql.names import written_items
-from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, ParameterSpec, Setting, TransactionControl
+from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, LockTable, ParameterSpec, Setting, TransactionControl
 from khonsu_sql.sql.reading import read_tree
 from khonsu_sql.sql.refusals import refuse_clauses, refuse_history, refuse_statement
 from khonsu_sql.sql.words import Words
@@ -35,9 +36,10 @@ class Parsed(msgspec.Struct):
 
     sql         the whole text it came from (for carets)
     plan        the plan of transaction control and settings, which need no catalog; else None
-    tree        sqlglot's tree, or the CreateTable, AlterTable or DropTable of DDL
+    tree        sqlglot's tree, or the CreateTable, AlterTable or DropTable of DDL, or LockTable
     parameters  what it expects
     items       its select list (or RETURNING list) as written, for the names of columns
+    locks       its FOR UPDATE and FOR SHARE
     explain     EXPLAIN stood before it
     again       reads the tree once more: `bind` changes the one it takes
     """
@@ -47,14 +49,16 @@ class Parsed(msgspec.Struct):
     tree: Any = None
     parameters: ParameterSpec = ParameterSpec()
     items: tuple[str, ...] | None = None
+    locks: tuple[LockClause, ...] = ()
     explain: bool = False
     again: Callable[[], Any] | None = None
     taken: bool = False
 
     @property
     def writes(self) -> bool:
-        """Does it begin by writing (so that its snapshot is the newest one)?"""
-        return not self.explain and isinstance(self.tree, exp.Insert | exp.Update | exp.Delete | CreateTable | AlterTable | DropTable)
+        """Does it begin by writing or locking (so that its snapshot is the newest one)?"""
+        writing = isinstance(self.tree, exp.Insert | exp.Update | exp.Delete | CreateTable | AlterTable | DropTable | LockTable)
+        return not self.explain and (writing or bool(self.locks))
 
     def take(self) -> Any:
         """A tree that the caller may change: the one that was read, and when that is gone another (a copy would cost as much)."""
@@ -90,14 +94,17 @@ def _statement(tokens: list[Token], stop: int, sql: str) -> Parsed:
     refuse_statement(words)
     if words.word in ("CREATE", "DROP", "ALTER"):
         return Parsed(sql, None, _definition(words))
+    if words.word == "LOCK":
+        return Parsed(sql, None, read_lock_table(words))
     refuse_history(tokens, sql)
     reading = read_tree(tokens, stop, sql)
     if not isinstance(reading.tree, exp.Query | exp.Values | exp.Pivot | exp.Insert | exp.Update | exp.Delete):
         raise words.error()
     refuse_clauses(reading.tree, sql)
+    locks = lock_clauses(reading.tree, sql)
     returning = isinstance(reading.tree, exp.Insert | exp.Update | exp.Delete)
     items = written_items(reading.tokens, sql, "RETURNING" if returning else "SELECT")
-    return Parsed(sql, None, reading.tree, reading.parameters, items, explain, lambda: read_tree(tokens, stop, sql).tree)
+    return Parsed(sql, None, reading.tree, reading.parameters, items, locks, explain, lambda: read_tree(tokens, stop, sql).tree)
 
 
 _LEADING = 8
@@ -112,7 +119,7 @@ def _check_explain(words: Words) -> None:
     options = words.word == "(" and words.ahead(1) not in ("SELECT", "WITH", "(", "VALUES", "FROM")
     if options or words.word in ("ANALYZE", "ANALYSE", "VERBOSE"):
         raise refuse(words, f"EXPLAIN {words.word}")
-    if words.word in ("CREATE", "DROP", "ALTER", "EXPLAIN", ""):
+    if words.word in ("CREATE", "DROP", "ALTER", "EXPLAIN", "LOCK", ""):
         raise words.error("EXPLAIN takes SELECT, INSERT, UPDATE or DELETE")
 
 

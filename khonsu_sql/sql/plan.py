@@ -14,23 +14,29 @@ import msgspec
 
 from khonsu_engine.commands import ConflictPolicy, Isolation, Operation
 from khonsu_engine.locks import Locking
+from khonsu_engine.mvcc.lock_table import LockMode
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import SqlType
-from khonsu_sql.sql.shape import Shape
+from khonsu_sql.sql.shape import Expression, Shape
 
 __all__ = [
     "AlterTable",
     "CreateTable",
     "DropTable",
     "Explain",
+    "LockTable",
+    "LockedQuery",
     "ParameterRef",
     "ParameterSpec",
     "Plan",
     "PlannedRead",
+    "PointLock",
     "PointRead",
     "PointWrite",
     "Query",
+    "SPARE_ROWS",
+    "RowLock",
     "Setting",
     "Source",
     "Statement",
@@ -91,6 +97,49 @@ class Query(msgspec.Struct, frozen=True):
     columns: tuple[str, ...] | None = None
 
 
+SPARE_ROWS = 16
+"""So many more rows than are wanted SKIP LOCKED looks at first."""
+
+
+class RowLock(msgspec.Struct, frozen=True):
+    """The rows of one source of a query are to be locked. `source` counts the query's; `policy`: wait, nowait or skip (locked rows)."""
+
+    source: int
+    table: Table
+    mode: LockMode
+    policy: str
+
+
+class LockedQuery(msgspec.Struct, frozen=True):
+    """SELECT … FOR UPDATE or FOR SHARE.
+
+    `query`: its last columns are the keys of the rows to be locked, the key columns of the tables of `locks`, in this order; the user sees
+    those before. With SKIP LOCKED it has no LIMIT and OFFSET: they are here, to count rows that are free, and `first` is the query with the
+    limit `most`, which is probably enough, if that is known. `kind`: FOR UPDATE, FOR SHARE, …; `text`: the clauses, for people.
+    `covers`: does it return all rows that its conditions mean?
+    """
+
+    query: Query
+    locks: tuple[RowLock, ...]
+    kind: str
+    text: str
+    covers: bool
+    limit: Expression | None = None
+    offset: Expression | None = None
+    first: Query | None = None
+    most: int | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Is SKIP LOCKED said of a table?"""
+        return any(lock.policy == "skip" for lock in self.locks)
+
+    @property
+    def key_columns(self) -> int:
+        """How many columns at the end are not the user's."""
+        return sum(len(lock.table.key_columns) for lock in self.locks)
+
+
 class WriteFromQuery(msgspec.Struct, frozen=True):
     """INSERT, UPDATE or DELETE of what a query returns.
 
@@ -135,6 +184,15 @@ class AlterTable(msgspec.Struct, frozen=True):
     if_exists: bool = False
 
 
+class LockTable(msgspec.Struct, frozen=True):
+    """LOCK TABLE. `tables`: what `names` are, once bound."""
+
+    names: tuple[tuple[str, str], ...]
+    mode: LockMode
+    wait: bool = True
+    tables: tuple[Table, ...] = ()
+
+
 class TransactionControl(msgspec.Struct, frozen=True):
     """`action`: begin, commit, rollback, savepoint, release, rollback to. Options None = the session's default. `name`: of a savepoint."""
 
@@ -169,6 +227,20 @@ class PointRead(msgspec.Struct, frozen=True):
     names: tuple[str, ...] | None = None
 
 
+class PointLock(msgspec.Struct, frozen=True):
+    """A compiled shortcut for SELECT … FOR UPDATE or FOR SHARE by key; `fallback` means the same.
+
+    `run(transaction, parameters)` -> a list of (row, key of each lock in turn), read and not locked yet; with SKIP LOCKED more of them
+    than are wanted, `fallback.most` at most (None: all there are). The rest as in `PointRead`.
+    """
+
+    run: Callable[..., Any]
+    columns: tuple[Any, ...]
+    description: str
+    fallback: LockedQuery
+    names: tuple[str, ...] | None = None
+
+
 class PointWrite(msgspec.Struct, frozen=True):
     """A compiled shortcut for INSERT of values, UPDATE and DELETE by key; `fallback` means the same.
 
@@ -190,7 +262,21 @@ class Explain(msgspec.Struct, frozen=True):
     plan: Plan
 
 
-Plan = PointRead | PointWrite | Query | WriteFromQuery | CreateTable | AlterTable | DropTable | TransactionControl | Setting | Explain
+Plan = (
+    PointRead
+    | PointLock
+    | PointWrite
+    | Query
+    | LockedQuery
+    | WriteFromQuery
+    | CreateTable
+    | AlterTable
+    | DropTable
+    | LockTable
+    | TransactionControl
+    | Setting
+    | Explain
+)
 
 
 class Statement(msgspec.Struct, frozen=True, dict=True):

@@ -20,12 +20,14 @@ import msgspec
 from khonsu_engine.commands import Operation, TableId, Write
 from khonsu_engine.schema.catalog import Index, Table
 from khonsu_sql.session import ColumnInfo
-from khonsu_sql.sql.plan import Explain, PointRead, PointWrite, Query, Statement, WriteFromQuery
+from khonsu_sql.sql.plan import Explain, LockedQuery, PointLock, PointRead, PointWrite, Query, Statement, WriteFromQuery
 from khonsu_sql.sql.point_access import Access, choose, tuple_text
 from khonsu_sql.sql.point_checks import check_lines
 from khonsu_sql.sql.point_code import Code, Unsupported, flattened, folded, function_of
+from khonsu_sql.sql.point_lock import read_locked
 from khonsu_sql.sql.point_output import shown
-from khonsu_sql.sql.point_scan import PINNED, read_scan
+from khonsu_sql.sql.point_readers import PINNED
+from khonsu_sql.sql.point_scan import read_scan
 from khonsu_sql.sql.shape import Call, Expression, Shape
 
 __all__ = ["compiled"]
@@ -48,7 +50,9 @@ def compiled(statement: Statement) -> Statement:
     try:
         match plan:
             case Query() if shape.kind == "select":
-                point: PointRead | PointWrite = _read(shape, plan, spec.count)
+                point: PointRead | PointLock | PointWrite = _read(shape, plan, spec.count)
+            case LockedQuery():
+                point = read_locked(shape, plan, spec.count)
             case WriteFromQuery():
                 point = _write(shape, plan, spec.count)
             case _:

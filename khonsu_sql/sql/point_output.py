@@ -91,10 +91,12 @@ def _aggregate(code: Code, call: Call, name: str) -> tuple[Any, str, str]:
     raise Unsupported
 
 
-def listed(code: Code, shape: Shape, *, in_order: bool) -> Body:
-    """Rows, ordered and limited. `in_order`: they come in the order that is asked for."""
+def listed(code: Code, shape: Shape, *, in_order: bool, beside: str = "") -> Body:
+    """Rows, ordered and limited. `in_order`: they come in the order that is asked for. `beside`: code for what comes with each row."""
     row, types = shown(code, [output.expression for output in shape.outputs])
     columns = tuple(ColumnInfo(output.name, sql_type) for output, sql_type in zip(shape.outputs, types, strict=True))
+    if beside:
+        row = f"({row}, {beside})"
     limit, offset = _count(code, shape.limit), _count(code, shape.offset)
     start, each, end = ["found = []"], [f"found.append({row})"], [f"return found[{offset}:]" if offset else "return found"]
     if not in_order:

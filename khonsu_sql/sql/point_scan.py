@@ -22,29 +22,28 @@ import msgspec
 from khonsu_engine.commands import EVERY_KEY, KeyRange
 from khonsu_engine.mvcc.predicates import ALL
 from khonsu_sql.sql.plan import PointRead, Query
-from khonsu_sql.sql.point_access import Access, Choice, choose
+from khonsu_sql.sql.point_access import Access, Choice, choose, tuple_text
 from khonsu_sql.sql.point_code import Code, Unsupported, function_of, sources_of
 from khonsu_sql.sql.point_output import Body, aggregated, listed
+from khonsu_sql.sql.point_readers import PINNED, Alone, Inside, Unrecorded
 from khonsu_sql.sql.predicates import instantiate
-from khonsu_sql.sql.shape import Call, Expression, Shape
+from khonsu_sql.sql.shape import Call, ColumnRef, Expression, Shape
 
-__all__ = ["PINNED", "ROWS_MAX", "read_scan"]
+__all__ = ["ROWS_MAX", "found_by", "read_scan"]
 
 ROWS_MAX = 1_000
 """Rows a point function looks at before it leaves the statement to DuckDB."""
-
-PINNED = (
-    "tables = state.tables",
-    "timestamp = state.durable",
-    "if tables is not state.tables: raise FALLBACK",
-)
-"""A snapshot without registering it: the table versions, and a timestamp that was durable while they were the newest."""
 
 COUNTED = ("seen += 1", f"if seen > {ROWS_MAX}: tally.missed(); raise FALLBACK")
 
 
 def read_scan(shape: Shape, plan: Query, count: int) -> PointRead:
     """The point plan of a SELECT over ranges and joins. Raises Unsupported."""
+    return found_by(shape, plan, count)
+
+
+def found_by(shape: Shape, plan: Query, count: int, keys_of: Sequence[int] = (), *, recorded: bool = True) -> PointRead:
+    """`read_scan`; `keys_of`: beside each row stand the keys of the rows of these tables. Not `recorded`: what is read is the caller's."""
     tables = [source.table for source in shape.sources]
     if [source.read.table for source in plan.sources] != tables:
         raise Unsupported
@@ -55,7 +54,8 @@ def read_scan(shape: Shape, plan: Query, count: int) -> PointRead:
     else:
         direction = _direction(code, shape, levels[0].access.choice)
         levels[0].reverse = bool(direction)
-        body = listed(code, shape, in_order=direction is not None)
+        keys = [tuple_text([code.cell(ColumnRef(number, column)) for column in tables[number].key_columns]) for number in keys_of]
+        body = listed(code, shape, in_order=direction is not None, beside="".join(f"{key}, " for key in keys))
     code.names.update(KeyRange=KeyRange, EVERY_KEY=EVERY_KEY, ALL=ALL, islice=islice, instantiate=instantiate, tally=Tally())
     code.names.update({f"filled{number}": ((None,) * len(table.columns),) for number, table in enumerate(tables)})
     code.names.update({f"predicate{number}": source.read.predicate for number, source in enumerate(plan.sources)})
@@ -63,8 +63,9 @@ def read_scan(shape: Shape, plan: Query, count: int) -> PointRead:
     filters = [f"filter{number} = instantiate(predicate{number}, parameters)" for number in ranges]
     finds = [f"find{number} = tables[{table.id}].get" for number, table in enumerate(tables)]
     begin = ["if tally.hopeless: raise FALLBACK", *code.before]
-    inside = [*begin, *filters, "seen = 0", *body.start, *_loops(levels, _Inside([source.read.columns for source in plan.sources]), body)]
-    alone = [*begin, *PINNED, *finds, "seen = 0", *body.start, *_loops(levels, _Alone(), body)]
+    reader = (Inside if recorded else Unrecorded)([source.read.columns for source in plan.sources])
+    inside = [*begin, *filters, "seen = 0", *body.start, *_loops(levels, reader, body)]
+    alone = [*begin, *PINNED, *finds, "seen = 0", *body.start, *_loops(levels, Alone(), body)]
     run = function_of(code, "transaction", count, [*inside, *body.end])
     run_alone = function_of(code, "state", count, [*alone, *body.end])
     described = ", ".join(level.access.choice.described for level in levels)
@@ -155,60 +156,7 @@ def _candidate(code: Code, shape: Shape, number: int, pool: Sequence[Expression]
     return choose(code, number, shape.sources[number].on if shape.sources[number].join == "left" else pool, bound)
 
 
-class _Inside:
-    """Reading in a transaction."""
-
-    checked = False
-
-    def __init__(self, masks: Sequence[int]) -> None:
-        self.masks = masks
-
-    def record(self, access: Access) -> list[str]:
-        source = access.choice.source
-        return [f"transaction.record({access.table.id}, EVERY_KEY, filter{source}, {self.masks[source]})"]
-
-    def row(self, access: Access, key: str, recorded: bool = False) -> str:
-        if recorded:
-            return f"transaction.peek({access.table.id}, {key})"
-        return f"transaction.get({access.table.id}, {key}, columns={self.masks[access.choice.source]})"
-
-    def entry(self, access: Access, key: str) -> str:
-        assert access.index is not None
-        return f"transaction.get({access.index.id}, {key})"
-
-    def rows(self, access: Access, reverse: bool) -> str:
-        source = access.choice.source
-        return f"transaction.rows({access.table.id}, {access.bounds}, filter{source}, columns={self.masks[source]}, reverse={reverse})"
-
-    def entries(self, access: Access, reverse: bool, recorded: bool) -> str:
-        assert access.index is not None
-        return f"transaction.rows({access.index.id}, {access.bounds}, {None if recorded else 'ALL'}, reverse={reverse})"
-
-
-class _Alone:
-    """Reading the last durable state."""
-
-    checked = True
-
-    def record(self, access: Access) -> list[str]:
-        return []
-
-    def row(self, access: Access, key: str, recorded: bool = False) -> str:
-        return f"find{access.choice.source}({key}, timestamp)"
-
-    def entry(self, access: Access, key: str) -> str:
-        assert access.index is not None
-        return f"tables[{access.index.id}].get({key}, timestamp)"
-
-    def rows(self, access: Access, reverse: bool) -> str:
-        return f"tables[{access.table.id}].rows(timestamp, {access.bounds}, reverse={reverse})"
-
-    def entries(self, access: Access, reverse: bool, recorded: bool) -> str:
-        assert access.index is not None
-        return f"tables[{access.index.id}].rows(timestamp, {access.bounds}, reverse={reverse})"
-
-
-def _loops(levels: Sequence[_Level], reader: _Inside | _Alone, body: Body) -> list[str]:
+def _loops(levels: Sequence[_Level], reader: Inside | Alone, body: Body) -> list[str]:
     """The loops with `body.each` in the innermost."""
     lines: list[str] = []
     for depth, level in enumerate(levels):
@@ -224,7 +172,7 @@ def _loops(levels: Sequence[_Level], reader: _Inside | _Alone, body: Body) -> li
     return [*lines, "tally.hits += 1"]
 
 
-def _loop(level: _Level, reader: _Inside | _Alone, *, first: bool) -> list[str]:
+def _loop(level: _Level, reader: Inside | Alone, *, first: bool) -> list[str]:
     """The head of one loop and the lines that find its row; NULLs stand for the row a LEFT JOIN does not find."""
     access, row, on = level.access, level.access.row, level.on
     filled = f"filled{access.choice.source}"
@@ -254,7 +202,7 @@ def _loop(level: _Level, reader: _Inside | _Alone, *, first: bool) -> list[str]:
     ]
 
 
-def _indexed_loop(level: _Level, reader: _Inside | _Alone, missing: list[str], *, first: bool) -> list[str]:
+def _indexed_loop(level: _Level, reader: Inside | Alone, missing: list[str], *, first: bool) -> list[str]:
     """By a unique constraint: the entry, then the row."""
     access, row, entry = level.access, level.access.row, level.access.entry
     pruned = [f"    if {row} is PRUNED: raise FALLBACK"] if reader.checked else []

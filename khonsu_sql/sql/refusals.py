@@ -18,12 +18,12 @@ from khonsu_sql.sql.words import Words
 
 __all__ = ["KNOWN_STARTS", "refuse_clauses", "refuse_history", "refuse_statement"]
 
-KNOWN_STARTS = tuple("SELECT WITH VALUES FROM TABLE INSERT UPDATE DELETE CREATE ALTER DROP EXPLAIN PIVOT UNPIVOT".split())
+KNOWN_STARTS = tuple("SELECT WITH VALUES FROM TABLE INSERT UPDATE DELETE CREATE ALTER DROP EXPLAIN PIVOT UNPIVOT LOCK".split())
 
 _STATEMENTS = frozenset(
     """
     ALTER ANALYZE ANALYSE ATTACH CALL CHECKPOINT CLOSE CLUSTER COMMENT COPY DEALLOCATE DECLARE DESC DESCRIBE DETACH DISCARD DO EXECUTE
-    EXPORT FETCH GRANT IMPORT INSTALL LISTEN LOAD LOCK MERGE MOVE NOTIFY PRAGMA PREPARE REASSIGN REFRESH REINDEX REPLACE REVOKE
+    EXPORT FETCH GRANT IMPORT INSTALL LISTEN LOAD MERGE MOVE NOTIFY PRAGMA PREPARE REASSIGN REFRESH REINDEX REPLACE REVOKE
     SECURITY SUMMARIZE TRUNCATE UNLISTEN USE VACUUM
     """.split()
 )
@@ -83,13 +83,8 @@ def refuse_history(tokens: list[Token], sql: str) -> None:
             raise FeatureNotSupported("AS OF is not supported yet", position=word.start + 1, sql=sql)
 
 
-def _lock_name(node: Any) -> str:
-    return "FOR UPDATE" if node.args.get("update") else "FOR SHARE"
-
-
-_CLAUSES: dict[type, Any] = {
+_CLAUSES: dict[type, str] = {
     exp.Into: "SELECT INTO",
-    exp.Lock: _lock_name,
     exp.Version: "AS OF (AT)",
     exp.OnConflict: "INSERT … ON CONFLICT",
     exp.BitString: "a bit string",
@@ -115,7 +110,7 @@ def refuse_clauses(tree: Any, sql: str) -> None:
     for node in tree.walk():
         what = _CLAUSES.get(type(node))
         if what is not None:
-            raise _refused(node, sql, what(node) if callable(what) else what)
+            raise _refused(node, sql, what)
         if isinstance(node, _DML) and node is not tree:
             raise _refused(node, sql, f"{type(node).__name__.upper()} inside another statement")
         if isinstance(node, exp.Table) and node.args.get("only"):

@@ -17,7 +17,7 @@ from khonsu_sql.sql.relations import Binding, JoinStep, Relation, Scope
 from khonsu_sql.sql.shape import ColumnRef, Constant, Expression, Operation, OrderItem, Output, Shape, ShapeSource
 from khonsu_sql.sql.system import is_view
 
-__all__ = ["outputs_of", "scope_resolver", "select_shape", "where_of"]
+__all__ = ["count_of", "outputs_of", "scope_resolver", "select_shape", "where_of"]
 
 _PARTS = {"expressions", "from_", "joins", "where", "order", "limit", "offset"}
 
@@ -38,7 +38,7 @@ def select_shape(binding: Binding, tree: Any, names: list[str]) -> Shape | None:
         return None
     outputs = outputs_of(tree.expressions, names, scope, resolve)
     order = _order(tree, outputs, resolve)
-    limit, offset = _count(tree.args.get("limit"), resolve), _count(tree.args.get("offset"), resolve)
+    limit, offset = count_of(tree.args.get("limit"), resolve), count_of(tree.args.get("offset"), resolve)
     if outputs is None or order is None or limit is False or offset is False:
         return None
     return Shape("select", sources, where_of(tree, resolve), outputs, order, limit, offset)  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def _order_item(expression: Expression, item: Any) -> OrderItem:
     return OrderItem(expression, bool(item.args.get("desc")), bool(item.args.get("nulls_first")))
 
 
-def _count(clause: Any, resolve: Resolver) -> Expression | bool | None:
+def count_of(clause: Any, resolve: Resolver) -> Expression | bool | None:
     """LIMIT or OFFSET; None without one, False for one of another kind."""
     if clause is None:
         return None

@@ -15,12 +15,13 @@ from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_sql.errors import Error, GroupingError, StatementTooComplex, UndefinedTable
 from khonsu_sql.sql.changes import bind_delete, bind_update
 from khonsu_sql.sql.dialect import write
-from khonsu_sql.sql.from_items import replace_table
+from khonsu_sql.sql.from_items import find_table, replace_table
 from khonsu_sql.sql.functions import check_functions, is_aggregate
 from khonsu_sql.sql.inserts import bind_insert
+from khonsu_sql.sql.locking import add_keys, locked_query, refuse_parts_of_locked, row_locks, take_counts
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
-from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, Explain, Plan, Query, Statement, WriteFromQuery
+from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, Explain, LockTable, Plan, Query, Statement, WriteFromQuery
 from khonsu_sql.sql.queries import bind_query, check_complete, item_names, output_names, walk
 from khonsu_sql.sql.relations import Binding, Scope
 from khonsu_sql.sql.resolve import nearest, position_of
@@ -53,6 +54,8 @@ def _bind(parsed: Parsed, catalog: Catalog) -> Statement:
         case DropTable():
             _check_dropped(parsed.tree, catalog)
             return Statement(parsed.tree, parsed.parameters)
+        case LockTable():
+            return _lock_table(parsed, catalog)
     tree = parsed.take()
     check_functions(tree, parsed.sql)
     binding = new_binding(tree, catalog, parsed.sql)
@@ -82,16 +85,34 @@ def _check_dropped(plan: DropTable, catalog: Catalog) -> None:
             raise UndefinedTable(f'table "{name}" does not exist', hint=nearest(name, known, 'Did you mean "{}"?'))
 
 
+def _lock_table(parsed: Parsed, catalog: Catalog) -> Statement:
+    binding = Binding(catalog, parsed.sql, lambda node, outer, ctes: [])
+    named = [exp.Table(this=exp.to_identifier(name), db=exp.to_identifier(schema)) for schema, name in parsed.tree.names]
+    tables = tuple(find_table(binding, table, []) for table in named)
+    return Statement(msgspec.structs.replace(parsed.tree, tables=tables), parsed.parameters, tables)
+
+
 # --- queries
 
 
 def _query(parsed: Parsed, binding: Binding, tree: Any) -> Statement:
+    if parsed.locks:
+        refuse_parts_of_locked(tree, parsed.locks, parsed.sql)
+        tree.set("locks", None)
     names = bind_query(binding, tree, None, {})
     names = _name_columns(tree, parsed.items, names, binding)
     check_complete(binding, tree)
     shape = select_shape(binding, tree, names)
-    plan = _plan(binding, tree, names)
+    plan = _locked(parsed, binding, tree, names) if parsed.locks else _plan(binding, tree, names)
     return Statement(plan, parsed.parameters, binding.tables, shape)
+
+
+def _locked(parsed: Parsed, binding: Binding, tree: Any, names: list[str]) -> Plan:
+    """FOR UPDATE, FOR SHARE."""
+    locks = row_locks(binding, tree, parsed.locks)
+    counts = take_counts(binding, tree, locks)
+    keys = add_keys(binding, tree, locks)
+    return locked_query(binding, tree, _plan(binding, tree, [*names, *keys]), locks, parsed.locks, counts)
 
 
 def _plan(binding: Binding, tree: Any, names: list[str]) -> Query:

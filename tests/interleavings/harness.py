@@ -232,6 +232,11 @@ class Step(NamedTuple):
     undoes: int = 0
     """ROLLBACK TO the savepoint that was made so many steps ago."""
 
+    @property
+    def locks(self) -> bool:
+        """Does it lock the rows it reads, in every mode?"""
+        return " FOR " in self.sql
+
 
 Program = tuple[Step, ...]
 
@@ -607,7 +612,8 @@ def unreasonable(history: History) -> str | None:
         if run.committed:
             continue
         others = [history.runs[number] for number in history.commits[run.begin : run.end]]
-        if not (run.wrote if run.failed_at_commit else run.writes):
+        locks = any(step.locks for step in run.program)
+        if not (run.wrote if run.failed_at_commit else run.writes or locks):
             return f"program {run.number} only reads, and failed with {run.failure}"
         match run.failure:
             case "40001":
@@ -616,7 +622,7 @@ def unreasonable(history: History) -> str | None:
                 if history.configuration.level == READ_COMMITTED and history.configuration.locks:
                     return f"program {run.number} failed with 40001 at READ COMMITTED, whose statements start again"
             case "40P01":
-                if not history.configuration.locks or len(history.runs) < 2:
+                if not (history.configuration.locks or locks) or len(history.runs) < 2:
                     return f"program {run.number} failed with 40P01 without locks"
             case "23505":
                 pass

@@ -413,6 +413,7 @@ CEILINGS: dict[str, tuple[int, int]] = {
     "unique": (258, 179),
     "skews": (43, 11),
     "savepoints": (401, 168),
+    "lockings": (45, 45),
     "triples": (200, 78),
 }
 """Aborts at SERIALIZABLE in the default ring that were not needed: some serial order would have answered and written the same; and of

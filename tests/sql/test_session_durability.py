@@ -116,6 +116,22 @@ def test_returning_waits(store: RecordingStore, database: Database) -> None:
     assert finished(writer, ticket).rows == [(2,)]
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("where", ["id = 1", "n % 1 = 0"], ids=["by key", "by query"])
+@pytest.mark.parametrize("clause", ["FOR UPDATE", "FOR SHARE SKIP LOCKED"])
+def test_a_locked_row_waits(store: RecordingStore, database: Database, autocommit: bool, where: str, clause: str) -> None:
+    """It is the newest version, also where a SELECT would have read the last durable one."""
+    writer, reader = core_on(database), core_on(database, autocommit=autocommit)
+    if not autocommit:
+        assert run(reader, "SELECT n FROM t WHERE id = 2").rows == []
+    store.hold_sync()
+    pending = held(store, writer, "UPDATE t SET n = 5")
+    ticket = held(store, reader, f"SELECT n FROM t WHERE {where} {clause}")
+    store.release_sync()
+    assert finished(reader, ticket).rows == [(5,)]
+    finished(writer, pending)
+
+
 def test_an_outcome_may_be_unknown() -> None:
     store = FaultyStore()
     database = Database(store)

@@ -69,6 +69,13 @@ class Evaluator:
         self._streams.add(opened)
         return opened
 
+    def kept(self, columns: tuple[ColumnInfo, ...], batches: Sequence[pa.RecordBatch], *, rows_max: int | None = ROWS_MAX) -> Evaluated:
+        """What was read of a result before, as `run` would have returned it."""
+        from khonsu_sql.sql.query.execution import kept
+
+        rows, stream = kept(columns, batches, rows_max)
+        return Evaluated(columns, rows, stream)
+
     def evaluate(self, expressions: Sequence[str], table: pa.Table | None = None, types: Sequence[SqlType] | None = None) -> pa.Table:
         """One column per expression (DuckDB's dialect), one row per row of `table`, whose columns the expressions name; without a
         table one row. `types`: of the table's columns, needed where Arrow does not know them (UUID, JSON, ENUM, HUGEINT)."""

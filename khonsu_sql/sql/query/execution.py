@@ -29,7 +29,7 @@ from khonsu_sql.sql.query.results import columns_of, faithful, only_arrow
 from khonsu_sql.sql.query.statements import Prepared, prepare, text_of
 from khonsu_sql.sql.query.streams import Batches, Stream, translated
 
-__all__ = ["Job", "job_of_expressions", "job_of_query", "select", "stream"]
+__all__ = ["Job", "job_of_expressions", "job_of_query", "kept", "select", "stream"]
 
 NARROW_ROWS_MAX = 65_536
 """Rows of the largest source up to which a query runs in one thread."""
@@ -101,6 +101,13 @@ def select(calls: Calls, job: Job, rows_max: int | None) -> tuple[tuple[ColumnIn
         return columns, None, Stream(columns, head, batches)
     prepared.few = True
     return columns, _rows(columns, head), None
+
+
+def kept(columns: tuple[ColumnInfo, ...], batches: Sequence[pa.RecordBatch], rows_max: int | None) -> tuple[Rows | None, Stream | None]:
+    """Batches that were read, as rows, or as a stream when there are more than `rows_max`."""
+    if rows_max is not None and sum(batch.num_rows for batch in batches) > rows_max:
+        return None, Stream(columns, batches, None)
+    return _rows(columns, batches), None
 
 
 def _begun(calls: Calls, job: Job, rows_max: int | None) -> tuple[tuple[ColumnInfo, ...], Rows | None, Batches | None, Prepared]:
