@@ -27,8 +27,8 @@ class ArrowResults:
         """All rows that are left, as one `pyarrow.Table`."""
         import pyarrow as pa
 
-        schema, batches = self._open_source().arrow("fetch_arrow_table")
-        return pa.Table.from_batches(list(batches), schema)
+        schema, batches = self._open_source().all("fetch_arrow_table")
+        return pa.Table.from_batches(batches, schema)
 
     def fetch_record_batch(self) -> pa.RecordBatchReader:
         """All rows that are left, as a reader that streams them. It ends when the cursor executes again or is closed."""

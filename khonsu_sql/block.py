@@ -9,7 +9,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from khonsu_sql.errors import ActiveSqlTransaction, InvalidSavepointSpecification, NoActiveSqlTransaction
+from khonsu_sql.errors import (
+    ActiveSqlTransaction,
+    IdleInTransactionTimeout,
+    InvalidSavepointSpecification,
+    NoActiveSqlTransaction,
+    TransactionTimeout,
+)
 from khonsu_sql.session import Session, TransactionOptions, TransactionStatus
 
 if TYPE_CHECKING:
@@ -64,7 +70,7 @@ class TransactionBlock:
 
 
 def _roll_back_to(session: Session, name: str) -> None:
-    """After an exception; one that took the whole transaction along (Ctrl-C) left no savepoint."""
-    with suppress(InvalidSavepointSpecification, NoActiveSqlTransaction):
+    """After an exception; one that took the whole transaction along (Ctrl-C, a timeout) left no savepoint."""
+    with suppress(InvalidSavepointSpecification, NoActiveSqlTransaction, IdleInTransactionTimeout, TransactionTimeout):
         session.savepoint("rollback to", name)
         session.savepoint("release", name)

@@ -16,26 +16,22 @@ from collections.abc import Generator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import SerializationConflict
-from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
-from khonsu_sql.errors import ParameterMismatch, ProgrammingError, QueryCanceled
-from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
+from khonsu_sql.cancellation import Cancellation
+from khonsu_sql.errors import ParameterMismatch, ProgrammingError
+from khonsu_sql.requests import Answered, Execute, Ingest, Request, control_of, translated
 from khonsu_sql.script import Unit, bound, chained, grouped, script_of
 from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
-from khonsu_sql.session_transaction import SessionTransaction
 from khonsu_sql.sql import settings as setting_table
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
 from khonsu_sql.sql.execute import execute, execute_many
 from khonsu_sql.sql.plan import Setting, TransactionControl
 from khonsu_sql.sql.policies import statement_policy
-from khonsu_sql.sql.query import Evaluator
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -61,14 +57,13 @@ class SessionCore:
     def __init__(self, database: Database, plans: PlanCache, settings: Settings, *, autocommit: bool = False) -> None:
         self.autocommit = autocommit
         self.settings = settings
-        self.transaction = SessionTransaction(database, settings)
-        self._database = database
-        self._plans = plans
-        self._evaluator = Evaluator(self._check_cancelled)
-        self._cancelled = False
+        self._cancellation = cancellation = Cancellation(database, settings)
+        self.transaction, self.deadlines = cancellation.transaction, cancellation.deadlines
+        self.cancel, self._check_cancelled = cancellation.cancel, cancellation.check
+        self._evaluator = cancellation.evaluator
+        self._database, self._plans = database, plans
         self._on_conflict: ConflictPolicy | None = None
         self._work: Work | None = None
-        self._waiting: Ticket | None = None
 
     # --- stepping
 
@@ -79,7 +74,7 @@ class SessionCore:
                 return self._advance(request.error)
             if self._work is not None:
                 raise ProgrammingError("another statement of this session is running", sqlstate="HY010")
-            self._cancelled = False
+            self._cancellation.forget()
             self._work = self._begin_work(request)
             return self._advance(None)
         except Exception as error:
@@ -93,8 +88,9 @@ class SessionCore:
         work = self._work
         assert work is not None, "nothing was waited for"
         try:
-            self._waiting = next(work) if error is None else work.throw(error)
-            return self._waiting
+            waiting = next(work) if error is None else work.throw(error)
+            self._cancellation.wait_for(waiting)
+            return waiting
         except StopIteration as stop:
             self._work = None
             result: Result = stop.value
@@ -111,28 +107,12 @@ class SessionCore:
                 return self._execute(sql, list(parameters or ()) if many else parameters, many)
             case Ingest():
                 return self._ingest(request)
-            case Begin(options=options):
-                return self._control(TransactionControl("begin", *msgspec.structs.astuple(options)))
-            case End(commit=commit):
-                return self._control(TransactionControl("commit" if commit else "rollback"))
-            case Savepoint(action=action, name=name):
-                return self._control(TransactionControl(action, name=name))
-        raise AssertionError(f"{request!r} begins nothing")
-
-    def cancel(self) -> None:
-        """Cancel the running statement, if any. From any thread."""
-        self._cancelled = True
-        waiting = self._waiting
-        if isinstance(waiting, LockWaiter):
-            waiting.wake()
-        self._evaluator.interrupt()
-
-    def _check_cancelled(self) -> None:
-        if self._cancelled:
-            raise QueryCanceled("the statement was cancelled")
+        assert not isinstance(request, Answered), "it answers nothing"
+        return self._control(control_of(request))
 
     def interrupted(self, *, ends: bool = False) -> None:
         """Ctrl-C came between any two lines of a request: nothing of it goes on. `ends`: it was the end of the transaction."""
+        self.deadlines.leave()
         work, self._work = self._work, None
         if work is not None:
             work.close()
@@ -140,6 +120,7 @@ class SessionCore:
 
     def close(self) -> None:
         """Roll back and end open results."""
+        self.deadlines.leave()
         work, self._work = self._work, None
         if work is not None:
             work.close()
@@ -158,6 +139,8 @@ class SessionCore:
         results: list[Result] = []
         try:
             for group in self._groups(script_of(sql, parameters, many, self._plans.find(sql, self.catalog), self.settings)):
+                if results and self.settings.timed:
+                    self.deadlines.begin()
                 results += yield from self._run_group(group, parameters, many)
         except BaseException as error:
             if self.transaction.status is TransactionStatus.ACTIVE:
@@ -174,8 +157,7 @@ class SessionCore:
             return [(yield from self._run_alone(group[0], parameters))]
         if self._ends():
             return (yield from self._run_by_itself(group, parameters, many))
-        transaction = self._open(group)
-        results: list[Result] = []
+        transaction, results = self._open(group), list[Result]()
         yield from self._run_each(group, parameters, many, transaction, results)
         if any(result.columns is not None for result in results):
             validity = self.transaction.shown()
@@ -190,7 +172,8 @@ class SessionCore:
             results: list[Result] = []
             try:
                 transaction = self._open(group, attempt)
-                yield from self._run_each(group, parameters, many, transaction, results)
+                yield from self._run_each(group, parameters, many, transaction, results, again=attempt > 1)
+                self._check_cancelled()
                 yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
                 if results and self.transaction.outcome is not None:
                     results[-1].conflicts = self.transaction.outcome.conflicts
@@ -217,11 +200,20 @@ class SessionCore:
         return self.autocommit and self.transaction.status is TransactionStatus.IDLE
 
     def _run_each(
-        self, group: Sequence[Unit], parameters: Parameters, many: bool, transaction: LocalTransaction, results: list[Result]
+        self,
+        group: Sequence[Unit],
+        parameters: Parameters,
+        many: bool,
+        transaction: LocalTransaction,
+        results: list[Result],
+        *,
+        again: bool = False,
     ) -> Generator[Ticket, None, None]:
+        """`again`: in the time that is left to the statement at whose end the transaction lost."""
         for unit in group:
-            result = yield from self._run(unit, parameters, many, transaction)
-            results.append(result)
+            if results and self.settings.timed and not again:
+                self.deadlines.begin()
+            results.append((yield from self._run(unit, parameters, many, transaction)))
 
     def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Work:
         """One statement inside the open transaction. It starts again, unseen, when it meets a row newer than its snapshot."""
@@ -268,7 +260,13 @@ class SessionCore:
     def _set(self, plan: Setting) -> Result:
         if plan.value is None:
             return setting_table.show(self.settings, plan.name)
-        return setting_table.change(self.settings, plan.name, plan.value)
+        if plan.local:
+            self.transaction.begin_for("SET LOCAL", begins=not self.autocommit)
+        result = setting_table.change(self.settings, plan.name, plan.value, local=plan.local)
+        self.transaction.apply_settings()
+        if plan.name.casefold() == "transaction_timeout":
+            self.deadlines.count_again()
+        return result
 
     def _control(self, plan: TransactionControl) -> Work:
         if plan.action == "begin":
@@ -292,6 +290,7 @@ class SessionCore:
         try:
             transaction.restarts = False  # the reader is read once
             count = ingest(request.table, request.reader, request.mode, self.context(transaction))
+            self._check_cancelled()
         except BaseException as error:
             yield from self.transaction.fail(error, ends=ends)
             raise

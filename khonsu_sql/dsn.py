@@ -23,6 +23,7 @@ import msgspec
 
 from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
+from khonsu_sql.durations import TIMEOUT_ALIAS, TIMEOUTS, seconds_of
 from khonsu_sql.errors import CannotConnect, FeatureNotSupported, InterfaceError, InvalidOption, InvalidOptionValue
 from khonsu_sql.isolation import NAMES as NAMES_OF_LEVELS
 from khonsu_sql.isolation import level_of
@@ -65,10 +66,11 @@ class Options(msgspec.Struct, frozen=True):
     limits: Limits | None = None
     locking: Locking = Locking.ADAPTIVE
     on_conflict: ConflictPolicy = ConflictPolicy.FAIL
+    timeouts: Mapping[str, float] = {}
 
 
-NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits", "locking", "on_conflict")
-DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None, None, None), strict=True))
+NAMES = ("isolation_level", "autocommit", "read_only", "timeout", "synchronous", "limits", "locking", "on_conflict", *TIMEOUTS)
+DEFAULTS: dict[str, Any] = dict(zip(NAMES, (None, False, False, 10.0, "full", None, None, None, 0, 0, 0), strict=True))
 
 
 def parse(database: str | os.PathLike[str]) -> Target:
@@ -112,7 +114,8 @@ def _target(name: str, options: Mapping[str, str]) -> Target:
 def options_of(given: Mapping[str, Any], url: Mapping[str, str]) -> Options:
     """`given` (the keywords of `connect`, defaults included) over `url`, checked. Raises `InvalidOption`, `InvalidOptionValue`, 0A000."""
     refuse_unknown(url)
-    chosen = DEFAULTS | dict(url) | {name: value for name, value in given.items() if value != DEFAULTS[name]}
+    given = _one_spelling(given)
+    chosen = DEFAULTS | _one_spelling(url) | {name: value for name, value in given.items() if value != DEFAULTS[name]}
     return Options(
         isolation_of(chosen["isolation_level"]),
         _boolean("autocommit", chosen["autocommit"]),
@@ -122,7 +125,18 @@ def options_of(given: Mapping[str, Any], url: Mapping[str, str]) -> Options:
         _limits(chosen["limits"]),
         locking_of(chosen["locking"]),
         policy_of(chosen["on_conflict"]) or ConflictPolicy.FAIL,
+        {name: _duration(name, chosen[name]) for name in TIMEOUTS},
     )
+
+
+def _one_spelling(options: Mapping[str, Any]) -> dict[str, Any]:
+    """PostgreSQL's name of idle_in_transaction_timeout as ours."""
+    own = {name: value for name, value in options.items() if name != TIMEOUT_ALIAS}
+    if TIMEOUT_ALIAS in options:
+        if own.get(TIMEOUTS[-1], 0) not in (0, options[TIMEOUT_ALIAS]):
+            raise InvalidOption(f"options {TIMEOUTS[-1]!r} and {TIMEOUT_ALIAS!r} are the same", hint="Give one of them.")
+        own[TIMEOUTS[-1]] = options[TIMEOUT_ALIAS]
+    return own
 
 
 def refuse_unknown(options: Mapping[str, Any]) -> None:
@@ -131,7 +145,7 @@ def refuse_unknown(options: Mapping[str, Any]) -> None:
         if name in LATER:
             if value is not None:
                 raise FeatureNotSupported(f"option {name!r} ({LATER[name]}) is not supported by this version")
-        elif name not in NAMES:
+        elif name not in NAMES and name != TIMEOUT_ALIAS:
             near = difflib.get_close_matches(name.lower(), [*NAMES, *LATER], 1, 0.4)
             hint = f"Did you mean {near[0]!r}?" if near else f"Options are {', '.join(NAMES)}."
             raise InvalidOption(f"connect has no option {name!r}", hint=hint)
@@ -178,6 +192,13 @@ def _seconds(name: str, value: Any) -> float:
     if not 0 <= seconds < float("inf"):
         raise InvalidOptionValue(f"option {name!r} must be a number of seconds, not {value!r}")
     return seconds
+
+
+def _duration(name: str, value: Any) -> float:
+    try:
+        return seconds_of(value, name)
+    except ValueError as error:
+        raise InvalidOptionValue(f"option {name!r} must be a duration, not {value!r}", hint=f"{error}.") from error
 
 
 def _one_of(name: str, value: Any, values: tuple[str, ...]) -> str:

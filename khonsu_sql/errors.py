@@ -30,14 +30,15 @@ __all__ = [
     "ActiveSqlTransaction", "AmbiguousColumn", "CannotCoerce", "CannotConnect", "CardinalityViolation",
     "CharacterNotInRepertoire", "CheckViolation", "CommitOutcomeUnknown", "ConnectionDoesNotExist", "DataCorrupted", "DataError",
     "DatabaseError", "DatatypeMismatch", "DeadlockDetected", "DiskFull", "DivisionByZero", "DuplicateColumn", "DuplicateTable", "Error",
-    "FeatureNotSupported", "ForeignKeyViolation", "GroupingError", "InFailedSqlTransaction", "InsufficientPrivilege", "IntegrityError",
-    "InterfaceError", "InternalError", "InvalidCursorState", "InvalidDatetimeFormat", "InvalidOption",
-    "InvalidOptionValue", "InvalidParameterValue", "InvalidSavepointSpecification",
+    "FeatureNotSupported", "ForeignKeyViolation", "GroupingError", "IdleInTransactionTimeout", "InFailedSqlTransaction",
+    "InsufficientPrivilege", "IntegrityError", "InterfaceError", "InternalError", "InvalidCursorState", "InvalidDatetimeFormat",
+    "InvalidOption", "InvalidOptionValue", "InvalidParameterValue", "InvalidSavepointSpecification",
     "InvalidSchemaName", "InvalidTableDefinition", "InvalidTextRepresentation", "InvalidTransactionTermination",
     "IoError", "LockNotAvailable", "NoActiveSqlTransaction", "NotNullViolation", "NotSupportedError", "NumericValueOutOfRange",
     "ObjectInUse", "OperationalError", "OutOfMemory", "ParameterMismatch", "ProgramLimitExceeded", "ProgrammingError", "QueryCanceled",
-    "ReadOnlySqlTransaction", "SerializationFailure", "StatementTooComplex", "SyntaxError_", "UndefinedColumn", "UndefinedFunction",
-    "UndefinedObject", "UndefinedParameter", "UndefinedTable", "UniqueViolation", "Warning", "by_sqlstate", "class_of", "translate",
+    "ReadOnlySqlTransaction", "SerializationFailure", "StatementTooComplex", "SyntaxError_", "TransactionTimeout", "UndefinedColumn",
+    "UndefinedFunction", "UndefinedObject", "UndefinedParameter", "UndefinedTable", "UniqueViolation", "Warning",
+    "by_sqlstate", "class_of", "translate",
 ]
 # fmt: on
 
@@ -242,6 +243,18 @@ class InFailedSqlTransaction(InternalError):
     """An earlier error failed the transaction; only ROLLBACK helps."""
 
     sqlstate = "25P02"
+
+
+class IdleInTransactionTimeout(InternalError):
+    """No statement for longer than idle_in_transaction_timeout: the transaction was rolled back; only ROLLBACK helps."""
+
+    sqlstate = "25P03"
+
+
+class TransactionTimeout(InternalError):
+    """The transaction took longer than transaction_timeout and was rolled back; only ROLLBACK helps."""
+
+    sqlstate = "25P04"
 
 
 class DataCorrupted(InternalError):

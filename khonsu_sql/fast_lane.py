@@ -24,10 +24,12 @@ from khonsu_sql.sql.plan import PointLock, PointRead, PointWrite
 from khonsu_sql.sql.point_code import FALLBACK, Fallback
 
 if TYPE_CHECKING:
+    from khonsu_engine.commands import Timestamp
     from khonsu_engine.database import Database
     from khonsu_engine.protocols import Ticket
     from khonsu_engine.transaction import LocalTransaction
     from khonsu_sql.core import SessionCore
+    from khonsu_sql.deadlines import Deadlines
     from khonsu_sql.sql.cache import PlanCache
 
 __all__ = ["FastLane", "wait_out"]
@@ -94,8 +96,13 @@ class FastLane:
             session.outcome = self._database.committer.last_outcome(session.name)
             raise
         if ticket is not None:
-            wait_out(ticket)
+            wait_out(ticket, core.deadlines)
         return Result(None, int(changed), plan.operation.name)
+
+    def _wait_durable(self, timestamp: Timestamp) -> None:
+        ticket = self._database.committer.durable_ticket(timestamp)
+        if ticket is not None:
+            self._core.deadlines.wait(ticket)
 
     def _inside(self, engine: LocalTransaction, sql: str, parameters: Any) -> Result | None:
         """A statement of an open transaction."""
@@ -112,7 +119,7 @@ class FastLane:
                 rows = plan.run(engine, _values(plan.names, parameters))
                 engine.fresh = False
                 if engine.seen > self._state.durable:
-                    self._database.wait_durable(engine.seen)
+                    self._wait_durable(engine.seen)
                 return Result(plan.columns, len(rows), "SELECT", rows, validity=core.transaction.shown())
             if isinstance(plan, PointLock) and not engine.read_only:
                 mark = engine.begin_statement(writes=True)
@@ -152,12 +159,15 @@ def _values(names: tuple[str, ...] | None, parameters: Any) -> Any:
     raise FALLBACK
 
 
-def wait_out(ticket: Ticket) -> None:
-    """Wait until a commit is durable. Ctrl-C is held back until then: the outcome of a commit is always told."""
+def wait_out(ticket: Ticket, deadlines: Deadlines) -> None:
+    """Wait until a commit is durable. Ctrl-C is held back until then, and for one's own there is no timeout: its outcome is always told."""
     held: BaseException | None = None
     while True:
         try:
-            ticket.wait()
+            if ticket.outcome is None:
+                deadlines.wait(ticket)
+            else:
+                ticket.wait()
             break
         except KeyboardInterrupt as interrupt:
             held = interrupt

@@ -6,6 +6,7 @@ Called by `connection`; loaded at the first connect. The sessions of one databas
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -14,13 +15,14 @@ from khonsu_engine.errors import EngineError
 from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_engine.locks import Locking
 from khonsu_sql.core import SessionCore
-from khonsu_sql.errors import translate
+from khonsu_sql.deadlines import UNTIMED, Fetching
+from khonsu_sql.errors import Error, QueryCanceled, TransactionTimeout, translate
 from khonsu_sql.fast_lane import FastLane, wait_out
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.sessions import register
 from khonsu_sql.sql.cache import PlanCache
-from khonsu_sql.sql.settings import Settings
+from khonsu_sql.sql.settings import NO_TIMEOUTS, Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,11 +47,16 @@ class LocalSession:
         locking: Locking = Locking.ADAPTIVE,
         lock_timeout_seconds: float = 10.0,
         on_conflict: ConflictPolicy = ConflictPolicy.FAIL,
+        timeouts: Mapping[str, float] = NO_TIMEOUTS,
     ) -> None:
-        settings = Settings(isolation=isolation, read_only=read_only, locking=locking, lock_timeout_seconds=lock_timeout_seconds)
+        """`timeouts`: seconds by the names of their settings."""
+        settings = Settings(
+            isolation=isolation, read_only=read_only, locking=locking, lock_timeout_seconds=lock_timeout_seconds, timeouts=timeouts
+        )
         settings.conflict_resolution = on_conflict
         plans = _plans_of(database)
         self._database = database
+        self._settings = settings
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
         self._lane = FastLane(self._core, database, plans)
         register(database, self)
@@ -58,6 +65,8 @@ class LocalSession:
 
     def execute(self, sql: str, parameters: Parameters = None, *, many: bool = False, on_conflict: ConflictPolicy | None = None) -> Result:
         """See `session.Session.execute`. Cached point statements take the fast lane."""
+        if self._settings.timed:
+            return self._finish(Execute(sql, parameters, many, on_conflict))
         if not many and on_conflict is None:
             try:
                 result = self._lane.run(sql, parameters)
@@ -77,12 +86,40 @@ class LocalSession:
     def _finish(self, request: Request) -> Result:
         """The answer to `request`. Ctrl-C, wherever it comes, leaves no work half done behind."""
         try:
-            return self._steps(request)
+            return self._timed(request)
         except Exception:
             raise
         except BaseException:
             self._core.interrupted(ends=isinstance(request, End))
             raise
+
+    def _timed(self, request: Request) -> Result:
+        """With the timeouts that are set: it may set them itself."""
+        settings, deadlines = self._settings, self._core.deadlines
+        timed = settings.timed
+        try:
+            if timed:
+                deadlines.begin()
+            return (self._by_lane(request) if timed else None) or self._steps(request)
+        except (QueryCanceled, TransactionTimeout) as error:
+            told = deadlines.told(error)
+            if told is error:
+                raise
+            raise told from None
+        finally:
+            if timed or settings.timed:
+                deadlines.rest()
+
+    def _by_lane(self, request: Request) -> Result | None:
+        """As in `execute`, for a session with timeouts."""
+        if not isinstance(request, Execute) or request.many or request.on_conflict is not None:
+            return None
+        try:
+            return self._lane.run(request.sql, request.parameters)
+        except Error:
+            raise
+        except Exception as error:
+            raise translated(error, request.sql) from error
 
     def _steps(self, request: Request) -> Result:
         """Step until there is a result, waiting for what must be waited for. A wait that raises (Ctrl-C too) is told to the core."""
@@ -94,7 +131,7 @@ class LocalSession:
                 if isinstance(answer, LockWaiter):  # Ctrl-C ends it at once, whereas the outcome of a commit is always told
                     answer.wait()
                 else:
-                    wait_out(answer)
+                    wait_out(answer, core.deadlines)
             except BaseException as error:  # noqa: BLE001 - it is raised again by the core, which cleans up first
                 failure = error
             answer = core.step(Answered(failure))
@@ -108,7 +145,17 @@ class LocalSession:
         """The tables this session sees now."""
         from khonsu_sql.table_description import describe
 
-        return describe(self._core.catalog)
+        if not self._settings.timed:
+            return describe(self._core.catalog)
+        try:
+            self._core.deadlines.begin()
+            return describe(self._core.catalog)
+        finally:
+            self._core.deadlines.rest()
+
+    def fetching(self) -> Fetching:
+        """See `session.Session.fetching`."""
+        return self._core.deadlines.fetching() if self._settings.timed else UNTIMED
 
     def checkpoint(self) -> None:
         """Turn recent versions into segments and shorten the log. Raises what made it fail."""
@@ -201,6 +248,7 @@ def session_on(database: Database, options: Options) -> LocalSession:
         locking=options.locking,
         lock_timeout_seconds=options.timeout_seconds,
         on_conflict=options.on_conflict,
+        timeouts=options.timeouts,
     )
 
 

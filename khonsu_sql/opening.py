@@ -30,6 +30,9 @@ def connect(
     timeout: float = 10.0,
     synchronous: str = "full",
     limits: Limits | None = None,
+    statement_timeout: float | str = 0,
+    transaction_timeout: float | str = 0,
+    idle_in_transaction_timeout: float | str = 0,
     **unknown: Any,
 ) -> Connection:
     """Open a database (and make it if it does not exist) and return a connection to it.
@@ -42,6 +45,8 @@ def connect(
     `locking`          how transactions meet rivals: OPTIMISTIC, ADAPTIVE (default) or PESSIMISTIC
     `synchronous`      when a commit is acknowledged: full (on disk), normal (on disk 100 ms later at the latest), off
     `limits`           bounds of the engine (`khonsu_engine.limits.Limits`); like `synchronous` one for all connections
+    `statement_timeout`, `transaction_timeout`, `idle_in_transaction_timeout`
+                       what may take how long: milliseconds, or text with a unit (`30s`, `5min`); 0 is without end
     `on_conflict`      what becomes of rows that collide: FAIL (default), IGNORE, REPLACE, APPEND or MERGE
 
     Raises `CannotConnect`, `ObjectInUse` (another process has it, or other options are in force here), `DataCorrupted`,
@@ -50,7 +55,8 @@ def connect(
     dsn.refuse_unknown(unknown)
     target = dsn.parse(database)
     given = (isolation_level, autocommit, read_only, timeout, synchronous, limits, locking, on_conflict)
-    options = dsn.options_of(dict(zip(dsn.NAMES, given, strict=True)), target.options)
+    timeouts = (statement_timeout, transaction_timeout, idle_in_transaction_timeout)
+    options = dsn.options_of({**dict(zip(dsn.NAMES, (*given, *timeouts), strict=True)), **unknown}, target.options)
     lease = databases.acquire(target, options)
     try:
         from khonsu_sql.local import session_on

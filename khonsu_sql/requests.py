@@ -13,8 +13,9 @@ from khonsu_engine.commands import ConflictPolicy
 from khonsu_engine.errors import EngineError
 from khonsu_sql.errors import Error, InterfaceError, InternalError, OutOfMemory, StatementTooComplex, translate
 from khonsu_sql.session import IngestMode, Parameters, TransactionOptions
+from khonsu_sql.sql.plan import TransactionControl
 
-__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "Savepoint", "translated"]
+__all__ = ["Answered", "Begin", "End", "Execute", "Ingest", "Request", "Savepoint", "control_of", "translated"]
 
 
 class Execute(msgspec.Struct, frozen=True):
@@ -54,6 +55,17 @@ class Answered(msgspec.Struct, frozen=True):
 
 
 Request = Execute | Ingest | Begin | End | Savepoint | Answered
+
+
+def control_of(request: Begin | End | Savepoint) -> TransactionControl:
+    """The statement that says the same."""
+    match request:
+        case Begin(options=options):
+            return TransactionControl("begin", *msgspec.structs.astuple(options))
+        case End(commit=commit):
+            return TransactionControl("commit" if commit else "rollback")
+        case Savepoint(action=action, name=name):
+            return TransactionControl(action, name=name)
 
 
 def translated(error: Exception, sql: Any) -> Error:

@@ -17,6 +17,8 @@ from khonsu_engine.locks import Locking
 from khonsu_sql.errors import InvalidCursorState
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import pyarrow as pa
 
     from khonsu_sql.table_description import TableDescription
@@ -114,6 +116,10 @@ class Session(Protocol):
 
         With `many`, `parameters` is a sequence of parameter sets for one statement (one plan, one transaction).
         `on_conflict`: the policy of its writes; None: what table, transaction and session say."""
+        ...
+
+    def fetching(self) -> AbstractContextManager[None]:
+        """Around each fetch of a result that streams, in the thread that fetches: for as long as that takes statement_timeout counts."""
         ...
 
     def ingest(self, table: str, reader: pa.RecordBatchReader, mode: IngestMode) -> int: ...

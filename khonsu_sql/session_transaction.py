@@ -9,14 +9,14 @@ Called by `core` only; calls the engine. What must be waited for is yielded as a
 Invariants: an engine transaction is opened by the first statement, not by BEGIN, because that statement decides where it reads (a
 first write at the last published commit, a first read at the last durable one). In FAILED it is still open only if there is a
 savepoint to go back to. Whatever `commit` raises, the transaction has ended. No row and no error leaves that depends on a commit
-which is not durable.
+which is not durable. A transaction that ran out of time (`terminate`) is FAILED, holds nothing, and says so to everything but ROLLBACK.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,7 +25,15 @@ from khonsu_engine.errors import EngineError
 from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait
-from khonsu_sql.errors import ActiveSqlTransaction, InFailedSqlTransaction, InvalidSavepointSpecification, NoActiveSqlTransaction
+from khonsu_sql.errors import (
+    ActiveSqlTransaction,
+    Error,
+    InFailedSqlTransaction,
+    InvalidSavepointSpecification,
+    NoActiveSqlTransaction,
+    QueryCanceled,
+    TransactionTimeout,
+)
 from khonsu_sql.session import TransactionOptions, TransactionStatus, Validity
 
 if TYPE_CHECKING:
@@ -40,33 +48,23 @@ Steps = Generator[Ticket, None, None]
 
 
 class _Savepoint(msgspec.Struct, frozen=True):
-    """`mark`: of the engine. `shown`: how many validities there were."""
+    """`mark`: of the engine. `shown`: how many validities there were. `local`: what SET LOCAL had given."""
 
     name: str
     mark: int
     shown: int
+    local: Mapping[str, Any]
 
 
 class SessionTransaction:
     """`engine`: the open engine transaction, or None. `outcome`: how the last one that committed ended.
 
-    `explicit`: it was begun by BEGIN. `pessimistic`: it was begun as such. `name`: 8 random bytes, half of its transaction ids."""
+    `explicit`: it was begun by BEGIN. `pessimistic`: it was begun as such. `name`: 8 random bytes, half of its transaction ids.
+    `terminated`: what to raise since it ran out of time, else None. `check_cancelled` raises once it was told to stop."""
 
-    __slots__ = (
-        "_database",
-        "_options",
-        "_savepoints",
-        "_settings",
-        "_shown",
-        "engine",
-        "explicit",
-        "name",
-        "outcome",
-        "pessimistic",
-        "status",
-    )
-
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, check_cancelled: Callable[[], None]) -> None:
+        self._check_cancelled = check_cancelled
+        self.terminated: Callable[[], Error] | None = None
         self.status = TransactionStatus.IDLE
         self.engine: LocalTransaction | None = None
         self.explicit = self.pessimistic = False
@@ -82,7 +80,12 @@ class SessionTransaction:
 
     def refuse_if_failed(self) -> None:
         if self.status is TransactionStatus.FAILED:
+            self._refuse_if_terminated()
             raise InFailedSqlTransaction("the transaction has failed: commands are ignored until ROLLBACK")
+
+    def _refuse_if_terminated(self) -> None:
+        if self.terminated is not None:
+            raise self.terminated()
 
     def begin(self, options: TransactionOptions) -> None:
         """BEGIN. Raises 25001 in a transaction, 25P02 in a failed one."""
@@ -116,6 +119,11 @@ class SessionTransaction:
         """The policy of statements on tables where neither says something else."""
         return self._options.on_conflict or self._settings.conflict_resolution
 
+    def apply_settings(self) -> None:
+        """Settings have changed: what holds for an open transaction holds from now on."""
+        if self.engine is not None:
+            self.engine.set_lock_timeout(self._settings.lock_timeout or None)
+
     def _locking(self, isolation: Isolation) -> Locking:
         """READ COMMITTED promises that nobody commits over what it wrote, which takes hard locks, unless it was told to be optimistic."""
         chosen = self._settings.locking if self._options.locking is None else self._options.locking
@@ -139,31 +147,28 @@ class SessionTransaction:
         elif action == "release":
             self.release(name)
         else:
-            if begins and self.status is TransactionStatus.IDLE:
-                self.begin(TransactionOptions())
+            self.begin_for("SAVEPOINT", begins=begins)
             self.savepoint(name)
 
     def savepoint(self, name: str) -> None:
-        """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind. Raises 25P01, 25P02."""
-        self.refuse_if_failed()
-        self._require_transaction("SAVEPOINT")
+        """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind."""
         self._database.savepoints.add()
         mark = 0 if self.engine is None else self.engine.savepoint()
-        self._savepoints.append(_Savepoint(name, mark, len(self._shown)))
+        self._savepoints.append(_Savepoint(name, mark, len(self._shown), self._settings.local_values()))
 
     def release(self, name: str) -> None:
         """RELEASE: the savepoint and later ones go, their changes stay. Raises 3B001."""
-        self.refuse_if_failed()
-        self._require_transaction("RELEASE SAVEPOINT")
+        self.begin_for("RELEASE SAVEPOINT", begins=False)
         del self._savepoints[self._find(name) :]
 
     def rollback_to(self, name: str) -> None:
         """ROLLBACK TO: every change since the savepoint goes, and so do later savepoints; a failed transaction goes on. Raises 3B001."""
+        self._refuse_if_terminated()
         self._require_transaction("ROLLBACK TO SAVEPOINT")
-        position = self._find(name)
-        savepoint = self._savepoints[position]
-        for validity in self._shown[savepoint.shown :]:
-            validity.broken = True
+        savepoint = self._savepoints[position := self._find(name)]
+        _break(self._shown[savepoint.shown :])
+        self._settings.end_local(savepoint.local)
+        self.apply_settings()
         if self.engine is not None:
             self.engine.rollback_to(savepoint.mark)
         del self._shown[savepoint.shown :]
@@ -171,12 +176,18 @@ class SessionTransaction:
         self.status = TransactionStatus.ACTIVE
 
     def _find(self, name: str) -> int:
-        for position in reversed(range(len(self._savepoints))):
-            if self._savepoints[position].name == name:
-                return position
-        known = dict.fromkeys(savepoint.name for savepoint in self._savepoints)
-        hint = f"There are {', '.join(known)}." if known else "There is none."
+        names = [savepoint.name for savepoint in self._savepoints]
+        if name in names:
+            return len(names) - 1 - names[::-1].index(name)
+        hint = f"There are {', '.join(dict.fromkeys(names))}." if names else "There is none."
         raise InvalidSavepointSpecification(f'savepoint "{name}" does not exist', hint=hint)
+
+    def begin_for(self, what: str, *, begins: bool) -> None:
+        """A transaction that works, for `what` needs one; `begins`: it begins one. Raises 25P01, 25P02."""
+        self.refuse_if_failed()
+        if begins and self.status is TransactionStatus.IDLE:
+            self.begin(TransactionOptions())
+        self._require_transaction(what)
 
     def _require_transaction(self, what: str) -> None:
         if self.status is TransactionStatus.IDLE:
@@ -187,8 +198,13 @@ class SessionTransaction:
     def commit(self, *, tells: bool = True) -> Steps:
         """COMMIT; nothing without a transaction. Of a failed one: 25P02, rolled back. `tells`: the user will see a conflict."""
         if self.status is TransactionStatus.FAILED:
+            terminated = self.terminated
             self.rollback()
-            raise InFailedSqlTransaction("the transaction had failed: it was rolled back, nothing is committed")
+            raise (
+                terminated()
+                if terminated
+                else InFailedSqlTransaction("the transaction had failed: it was rolled back, nothing is committed")
+            )
         transaction, shown = self._leave()
         if transaction is None:
             return
@@ -199,6 +215,7 @@ class SessionTransaction:
                     break
                 except LockWait as wait:
                     yield wait.ticket
+                    self._check_cancelled()
         except BaseException as error:
             if shown and transaction.outcome is None:
                 _break(shown)
@@ -229,28 +246,40 @@ class SessionTransaction:
             self.rollback()
         if not ends:
             self.status = TransactionStatus.FAILED
-        if transaction is not None and isinstance(error, Exception):
+        cancelled = isinstance(error, QueryCanceled | TransactionTimeout)  # which tells nothing of what was read
+        if transaction is not None and isinstance(error, Exception) and not cancelled:
             yield from self.durable(max(transaction.read_timestamp, _known_by(error)))
+
+    def terminate(self, error: Callable[[], Error]) -> None:
+        """It is out of time: what it holds is let go at once, and everything but ROLLBACK raises `error()`."""
+        if self.status is TransactionStatus.IDLE or self.terminated is not None:
+            return
+        self.terminated, self.status = error, TransactionStatus.FAILED
+        transaction, shown = self.engine, self._shown
+        self.engine, self._shown, self._savepoints = None, [], []
+        _break(shown)
+        if transaction is not None:
+            transaction.rollback()
 
     def interrupted(self, *, ends: bool) -> None:
         """An exception that is not a statement's came between any two lines: roll back, if the transaction has not ended yet.
 
         `ends`: it is over then, else it has failed."""
-        status = self.status
+        status, terminated = self.status, self.terminated
         if status is TransactionStatus.IDLE or (status is TransactionStatus.FAILED and not ends):
             return
         self.rollback()
         if not ends:
-            self.status = TransactionStatus.FAILED
+            self.status, self.terminated = TransactionStatus.FAILED, terminated
 
     def _leave(self) -> tuple[LocalTransaction | None, list[Validity]]:
         """IDLE again; what the transaction was is the caller's to finish."""
         left = (self.engine, self._shown)
-        self.engine = None
-        self._shown, self._savepoints = [], []
+        self.engine, self._shown, self._savepoints = None, [], []
         self._options = TransactionOptions()
         self.explicit = self.pessimistic = False
-        self.status = TransactionStatus.IDLE
+        self.status, self.terminated = TransactionStatus.IDLE, None
+        self._settings.end_local()
         return left
 
     def durable(self, timestamp: Timestamp) -> Steps:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from khonsu_sql.errors import Error, InvalidCursorState
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import pyarrow as pa
 
     from khonsu_sql.session import Result, Session
@@ -83,8 +85,9 @@ class Source:
         """The next row, or `end` when there is none."""
         self.check()
         while self._index >= len(self._rows):
-            if not self._refill():
-                return end
+            with self._fetching():
+                if not self._refill():
+                    return end
         row = self._rows[self._index]
         self._index += 1
         return row if self._make is None else self._make(row)
@@ -92,6 +95,18 @@ class Source:
     def many(self, count: int | None) -> list[Any]:
         """The next `count` rows, or all that are left."""
         self.check()
+        with self._fetching():
+            taken = self._taken(count)
+        return taken if self._make is None else [self._make(row) for row in taken]
+
+    def _fetching(self) -> AbstractContextManager[None]:
+        """Around a fetch. Never around a `yield`: what ends it takes a latch, which no finaliser may."""
+        session = self._link._session
+        if session is None:
+            raise self._link._refusal()
+        return session.fetching()
+
+    def _taken(self, count: int | None) -> list[tuple[Any, ...]]:
         taken: list[tuple[Any, ...]] = []
         while count is None or len(taken) < count:
             if self._index >= len(self._rows) and not self._refill():
@@ -99,7 +114,7 @@ class Source:
             upto = len(self._rows) if count is None else min(len(self._rows), self._index + count - len(taken))
             taken += self._rows[self._index : upto]
             self._index = upto
-        return taken if self._make is None else [self._make(row) for row in taken]
+        return taken
 
     def _refill(self) -> bool:
         """Replace `rows`, all handed out, by the next batch's. False at the end."""
@@ -147,6 +162,12 @@ class Source:
         self._ended = f"the rows of this result were taken as Arrow by {how}()"
         return schema, self._batches(first)
 
+    def all(self, how: str) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+        """`arrow`, read to the end as one fetch."""
+        with self._fetching():
+            schema, batches = self.arrow(how)
+            return schema, list(batches)
+
     def _batches(self, first: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         ended = self._ended
         batch: pa.RecordBatch | None = first
@@ -154,7 +175,8 @@ class Source:
             self._check_reading(ended)
             if batch.num_rows:
                 yield batch
-            batch = self._next_batch()
+            with self._fetching():
+                batch = self._next_batch()
         self._check_reading(ended)
 
     def _check_reading(self, ended: str | None) -> None:

@@ -1,4 +1,4 @@
-"""The composition root of an embedded database: one store, one log, one committer, one maintenance thread.
+"""The composition root of an embedded database: one store, one log, one committer, one maintenance thread, one reaper.
 
 Called by the front (`khonsu_sql`) and by whoever uses the engine without SQL. `Database.open` recovers; `begin` gives
 transactions; `close` makes everything durable and lets the directory go.
@@ -31,6 +31,7 @@ from khonsu_engine.maintenance import Maintenance
 from khonsu_engine.metrics import measure
 from khonsu_engine.mvcc.clock import LOGICAL_BITS
 from khonsu_engine.protocols import Store
+from khonsu_engine.reaper import Reaper
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
 from khonsu_engine.snapshots import SnapshotRegistry, Tables
 from khonsu_engine.state_machine import State
@@ -77,6 +78,7 @@ class Database:
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
         self.maintenance = Maintenance(self, recovered)
+        self.reaper = Reaper()
         self.committer.on_due = self.maintenance.wake
         self.committer.start()
         _open.add(self)
@@ -225,6 +227,7 @@ class Database:
             return
         self.closed = True
         try:
+            self.reaper.stop()
             self.maintenance.stop()
             self.committer.close()
         finally:

@@ -32,6 +32,8 @@ class LockWaiter:
 
     __slots__ = ("_due", "_latest", "_lock", "_locks", "_overruled", "blockers", "read_timestamp", "since", "ticket")
 
+    outcome: None = None
+
     def __init__(self, locks: Locks, ticket: LockTicket, timeout_seconds: float | None) -> None:
         self.since = now = time.monotonic()
         self.ticket = ticket

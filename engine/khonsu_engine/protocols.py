@@ -100,8 +100,10 @@ class Store(Protocol):
 class Ticket(Protocol):
     """Something that must be waited for. `wait` blocks until it is answered, raises what went wrong, or returns False at the timeout.
 
-    What nobody has begun to wait for need not be worked on."""
+    What nobody has begun to wait for need not be worked on. `outcome`: of the waiter's own commit, when that is what is waited for."""
 
+    @property
+    def outcome(self) -> Outcome | None: ...
     def wait(self, timeout_seconds: float | None = None) -> bool: ...
 
 

@@ -27,7 +27,7 @@ _HARD = 4
 class TransactionLocks:
     """`owner`: what the lock table knows it by. `hard`: writes take hard locks. `began`: who has the greatest began last."""
 
-    __slots__ = ("_committer", "_hard", "_locks", "_skipped", "_timeout_seconds", "_token", "_waiter", "owner")
+    __slots__ = ("_committer", "_hard", "_locks", "_skipped", "_token", "_waiter", "owner", "timeout_seconds")
 
     def __init__(self, transaction: Any, database: Database, began: int, hard: bool, timeout_seconds: float | None) -> None:
         self._locks = database.locks
@@ -35,7 +35,7 @@ class TransactionLocks:
         self.owner, token = self._locks.owner_for(transaction, began, transaction.id)
         self._token: ref[Any] | None = token
         self._hard = hard
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._waiter: LockWaiter | None = None
         self._skipped: set[tuple[TableId, Target]] | None = None
 
@@ -98,7 +98,7 @@ class TransactionLocks:
             locks.give_up(waiter)
         if not wait:
             return locks.try_acquire(self.owner, table, target, mode)
-        self._waiter = locks.acquire(self.owner, table, target, mode, hard, self._timeout_seconds)
+        self._waiter = locks.acquire(self.owner, table, target, mode, hard, self.timeout_seconds)
         if self._waiter is not None:
             raise self._wait(self._waiter)
         return True

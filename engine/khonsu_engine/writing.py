@@ -218,6 +218,12 @@ class TransactionWriter(SnapshotReader):
         self._require_open()
         return (self._locks or self._made_locks()).acquire(table, target, mode, hard=True, wait=wait)
 
+    def set_lock_timeout(self, seconds: float | None) -> None:
+        """How long to wait for a hard lock, from the next wait on; None is without end."""
+        self._lock_timeout_seconds = seconds
+        if self._locks is not None:
+            self._locks.timeout_seconds = seconds
+
     def _made_locks(self) -> TransactionLocks:
         hard = self._locking is Locking.PESSIMISTIC
         self._locks = TransactionLocks(self, self._database, self._began, hard, self._lock_timeout_seconds)

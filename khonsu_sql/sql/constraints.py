@@ -10,7 +10,7 @@ Left out: FOREIGN KEY (issue C), deferred constraints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from khonsu_engine.transaction import LocalTransaction
+    from khonsu_sql.sql.context import Context
     from khonsu_sql.sql.query import Evaluator
 
 __all__ = ["Change", "changes_of", "check_batch", "check_not_null", "put_changes", "raise_not_null", "row_at", "unique_violation"]
+
+
+ROWS_BETWEEN_CHECKS = 4_096
+"""How many rows are buffered before somebody looks whether the statement was cancelled."""
 
 
 class Change(msgspec.Struct):
@@ -139,25 +144,29 @@ def _fill_index(change: Change, table: Table, index: Index, removed: Sequence[Ro
         del change.added[key], change.removed[key]
 
 
-def put_changes(changes: Iterable[Change], transaction: LocalTransaction) -> None:
+def put_changes(changes: Iterable[Change], context: Context) -> None:
     """Buffer `changes`. Raises UniqueViolation for an added key that exists and is not taken away by the same statement."""
     for change in changes:
         try:
-            _put(change, transaction)
+            _put(change, context.transaction, context.check_cancelled)
         except engine_errors.UniqueViolation as error:
             raise unique_violation(change, error.evidence["key"], error.evidence) from error
 
 
-def _put(change: Change, transaction: LocalTransaction) -> None:
+def _put(change: Change, transaction: LocalTransaction, check_cancelled: Callable[[], None]) -> None:
     put, table, base = transaction.put, change.table, transaction.read_timestamp
     removed, added = change.removed, change.added
-    for key, before in removed.items():
+    for number, (key, before) in enumerate(removed.items()):
+        if number % ROWS_BETWEEN_CHECKS == 0:
+            check_cancelled()
         row = added.get(key)
         if row is None:
             put(table, Write(Operation.DELETE, key, None, before, base))
         else:
             put(table, Write(Operation.UPDATE, key, row, before, base))
-    for key, row in added.items():
+    for number, (key, row) in enumerate(added.items()):
+        if number % ROWS_BETWEEN_CHECKS == 0:
+            check_cancelled()
         if key not in removed:
             put(table, Write(Operation.INSERT, key, row, None, base))
 

@@ -122,11 +122,14 @@ def _release(words: Words) -> TransactionControl:
 
 def _set(words: Words) -> Setting:
     words.expect("SET")
-    for scope in ("LOCAL", "GLOBAL", "VARIABLE", "CONSTRAINTS", "TRANSACTION", "ROLE", "AUTHORIZATION"):
+    for scope in ("GLOBAL", "VARIABLE", "CONSTRAINTS", "TRANSACTION", "ROLE", "AUTHORIZATION"):
         if words.word == scope and words.ahead(1) not in ("=", "TO"):
             raise refuse(words, f"SET {scope}", _HINTS.get(scope))
+    local = False
     if words.ahead(1) not in ("=", "TO", ""):
-        words.accept("SESSION")
+        local = words.accept("LOCAL")
+        if not local:
+            words.accept("SESSION")
     if words.word in ("CHARACTERISTICS", "AUTHORIZATION"):
         raise refuse(words, f"SET SESSION {words.word}", _HINTS["TRANSACTION"] if words.word == "CHARACTERISTICS" else None)
     if words.accept("TIME", "ZONE"):
@@ -135,10 +138,10 @@ def _set(words: Words) -> Setting:
     name = words.name("the name of a setting")
     if not words.accept("="):
         words.expect("TO")
-    return Setting(name, _value(words))
+    return Setting(name, _value(words), local)
 
 
-_HINTS = {"TRANSACTION": "Use BEGIN ISOLATION LEVEL …, or SET default_transaction_isolation.", "LOCAL": "Use SET."}
+_HINTS = {"TRANSACTION": "Use BEGIN ISOLATION LEVEL …, or SET default_transaction_isolation."}
 
 
 def _value(words: Words) -> str:

@@ -100,7 +100,7 @@ def insert_rows(table: Table, rows: list[Row], context: Context) -> list[Row]:
         first = context.database.reserve_row_ids(table.id, len(rows))
         rows = [(*row, number) for number, row in enumerate(rows, first)]
     _check(table, rows, ALL_COLUMNS, context)
-    put_changes(changes_of(table, (), rows), context.transaction)
+    put_changes(changes_of(table, (), rows), context)
     return rows
 
 
@@ -117,7 +117,7 @@ def _update(plan: WriteFromQuery, batches: Iterable[pa.RecordBatch], context: Co
         olds.append(old)
         news.append(tuple(new))
     _check(table, news, sum(1 << position for position in set(assigned)), context)
-    put_changes(changes_of(table, olds, news), context.transaction)
+    put_changes(changes_of(table, olds, news), context)
     return len(news), lambda: _arrow(table, news)
 
 
@@ -153,7 +153,7 @@ def _visible(table: Table, key: Any, context: Context) -> Row:
 def _delete(plan: WriteFromQuery, batches: Iterable[pa.RecordBatch], context: Context) -> Affected:
     table = plan.table
     olds = [old for old, _ in _targets(table, (), batches, context)]
-    put_changes(changes_of(table, olds, ()), context.transaction)
+    put_changes(changes_of(table, olds, ()), context)
     return len(olds), lambda: _arrow(table, olds)
 
 

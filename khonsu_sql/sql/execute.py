@@ -41,6 +41,9 @@ from khonsu_sql.sql.point_code import Fallback
 
 __all__ = ["execute", "execute_many", "writes"]
 
+SETS_BETWEEN_CHECKS = 64
+"""How many parameter sets run before somebody looks whether the statement was cancelled."""
+
 
 def writes(plan: Plan) -> bool:
     """Does a transaction that begins with this statement begin by writing, or by locking?"""
@@ -63,9 +66,19 @@ def execute_many(statement: Statement, parameters: Parameters, context: Context)
     sets = _sets(statement.parameters, parameters or ())
     if isinstance(plan, PointWrite):
         if context.settings.point_path and plan.columns is None and len(sets) < context.database.limits.bulk_rows_min:
-            return Result(None, sum(_run(plan, values, context).rowcount for values in sets), plan.operation.name)
+            return Result(None, _run_points(plan, sets, context), plan.operation.name)
         plan = plan.fallback
     return run_many(plan, sets, context)
+
+
+def _run_points(plan: PointWrite, sets: Sequence[Sequence[Any]], context: Context) -> int:
+    """Set by set; the rows they changed."""
+    count = 0
+    for number, values in enumerate(sets):
+        if number % SETS_BETWEEN_CHECKS == 0:
+            context.check_cancelled()
+        count += _run(plan, values, context).rowcount
+    return count
 
 
 def _sets(spec: ParameterSpec, given: Iterable[Any]) -> list[Sequence[Any]]:

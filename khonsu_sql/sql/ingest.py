@@ -43,6 +43,7 @@ def ingest(name: str, reader: pa.RecordBatchReader, mode: IngestMode, context: C
     head: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
+        context.check_cancelled()
         head.append(batch)
         rows += batch.num_rows
         if rows >= context.database.limits.bulk_rows_min:

@@ -205,10 +205,11 @@ class TransactionControl(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """SET name = value (`value` given) or SHOW name."""
+    """SET name = value (`value` given) or SHOW name. `local`: SET LOCAL, until the transaction ends."""
 
     name: str
     value: str | None = None
+    local: bool = False
 
 
 class PointRead(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """The settings of a session, with their defaults: the one file they stand in.
 
 Read by `core` and `execute`; changed by `SET name = value`, shown by `SHOW name` and `SHOW ALL`. Changing one is no part of a
-transaction. What belongs to the whole database (`synchronous`, the engine's limits) is an option of `connect`.
+transaction; SET LOCAL changes it until the transaction ends, or until ROLLBACK TO an earlier savepoint. What belongs to the whole
+database (`synchronous`, the engine's limits) is an option of `connect`.
 The environment variable KHONSU_POINT_PATH=off makes `point_path` off by default: the whole test suite passes under it.
 """
 
@@ -9,34 +10,45 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
+from khonsu_sql.durations import TIMEOUT_ALIAS, seconds_of, text_of
 from khonsu_sql.errors import FeatureNotSupported, InvalidParameterValue, UndefinedObject
 from khonsu_sql.isolation import NAMES, level_of, name_of
 from khonsu_sql.policies import policy_named
 from khonsu_sql.session import ColumnInfo, Result
 
-__all__ = ["LATER", "SPECS", "SettingSpec", "Settings", "change", "show"]
+__all__ = ["LATER", "NO_TIMEOUTS", "SPECS", "SettingSpec", "Settings", "change", "show"]
+
+NO_TIMEOUTS: Mapping[str, float] = MappingProxyType({})
 
 
 class Settings:
-    """The values in force for one session. Plain attributes: the point path reads them at every statement."""
+    """The values in force for one session. Plain attributes: the point path reads them at every statement.
+
+    Durations are seconds, 0 = without end. `timed`: one of the three timeouts of statements and transactions is set. `local`: what
+    SET LOCAL changed -> what it was before."""
 
     __slots__ = (
         "conflict_resolution",
         "default_transaction_isolation",
         "default_transaction_read_only",
+        "idle_in_transaction_timeout",
+        "local",
         "lock_timeout",
         "locking",
         "point_path",
         "statement_bytes_max",
+        "statement_timeout",
         "stream_rows_min",
+        "timed",
+        "transaction_timeout",
     )
 
     def __init__(
@@ -46,15 +58,44 @@ class Settings:
         read_only: bool = False,
         locking: Locking = Locking.ADAPTIVE,
         lock_timeout_seconds: float = 10.0,
+        timeouts: Mapping[str, float] = NO_TIMEOUTS,
     ) -> None:
+        """`timeouts`: statement_timeout, transaction_timeout and idle_in_transaction_timeout in seconds, those that are set."""
+        self.local: dict[str, Any] = {}
         for spec in SPECS:
-            setattr(self, spec.name, spec.default())
+            setattr(self, spec.name, timeouts.get(spec.name, spec.default()))
         self.default_transaction_isolation = isolation
         self.default_transaction_read_only = read_only
         self.locking = locking
         self.lock_timeout = lock_timeout_seconds
+        self._note_timeouts()
 
+    def assign(self, name: str, value: Any) -> None:
+        """`value`, already parsed, from now on."""
+        setattr(self, name, value)
+        self._note_timeouts()
+
+    def _note_timeouts(self) -> None:
+        self.timed = bool(self.statement_timeout or self.transaction_timeout or self.idle_in_transaction_timeout)
+
+    # --- SET LOCAL
+
+    def local_values(self) -> dict[str, Any]:
+        """What SET LOCAL gave in this transaction so far."""
+        return {name: getattr(self, name) for name in self.local}
+
+    def end_local(self, kept: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Take back what SET LOCAL changed, but for what it had given as `kept` (an earlier `local_values`) says."""
+        for name, before in list(self.local.items()):
+            self.assign(name, kept.get(name, before))
+            if name not in kept:
+                del self.local[name]
+
+    timed: bool
     conflict_resolution: ConflictPolicy
+    statement_timeout: float
+    transaction_timeout: float
+    idle_in_transaction_timeout: float
     lock_timeout: float
     locking: Locking
     point_path: bool
@@ -123,19 +164,8 @@ def _lower(value: Locking | ConflictPolicy) -> str:
     return value.name.lower()
 
 
-_UNITS = {"": 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|h|)")
-
-
-def _duration(text: str) -> float:
-    found = _DURATION.fullmatch(text.casefold())
-    if found is None:
-        raise ValueError("it must be a number of milliseconds, or one with a unit: ms, s, min, h")
-    return float(found[1]) * _UNITS[found[2]]
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value * 1000:g}ms" if value else "0"
+def _duration(name: str, default: float, description: str) -> SettingSpec:
+    return SettingSpec(name, lambda: default, lambda text: seconds_of(text, name), text_of, description)
 
 
 def _point_path() -> bool:
@@ -154,35 +184,40 @@ SPECS = (
     SettingSpec(
         "default_transaction_read_only", lambda: False, _switch, _on_or_off, "transactions refuse to write unless they say READ WRITE"
     ),
-    SettingSpec(
-        "lock_timeout", lambda: 10.0, _duration, _milliseconds, "how long a statement waits for a lock (55P03 then); 0 is without end"
-    ),
+    _duration("idle_in_transaction_timeout", 0.0, "a transaction without a statement for so long is rolled back (25P03); 0 is off"),
+    _duration("lock_timeout", 10.0, "how long a statement waits for a lock (55P03 then); 0 is without end"),
     SettingSpec("locking", lambda: Locking.ADAPTIVE, _locking, _lower, "how transactions that say nothing else meet rivals"),
     SettingSpec("point_path", _point_path, _switch, _on_or_off, "statements by key run as compiled Python functions instead of in DuckDB"),
     SettingSpec("statement_bytes_max", lambda: 1 << 20, _positive, str, "bytes of SQL text one call may have (54000 beyond)"),
+    _duration("statement_timeout", 0.0, "a statement that takes longer is cancelled (57014); 0 is off"),
     SettingSpec("stream_rows_min", lambda: 10_000, _positive, str, "results with more rows than this are streamed"),
+    _duration("transaction_timeout", 0.0, "a transaction that is open for longer is rolled back (25P04); 0 is off"),
 )
 
 _BY_NAME = {spec.name: spec for spec in SPECS}
+_BY_NAME[TIMEOUT_ALIAS] = _BY_NAME["idle_in_transaction_timeout"]
 
 LATER = {
     "history_window": "history",
-    "idle_in_transaction_timeout": "timeouts",
     "search_path": "schemas",
-    "statement_timeout": "timeouts",
-    "transaction_timeout": "timeouts",
 }
 """Settings of later versions, refused by name, and what they belong to."""
 
 
-def change(settings: Settings, name: str, value: str) -> Result:
-    """SET name = value; `default` gives the default back. Raises 42704, 22023, 0A000."""
+def change(settings: Settings, name: str, value: str, *, local: bool = False) -> Result:
+    """SET [LOCAL] name = value; `default` gives the default back. Raises 42704, 22023, 0A000."""
     spec = _find(name)
     try:
         parsed = spec.default() if value.casefold() == "default" else spec.parse(value.strip())
     except ValueError as error:
-        raise InvalidParameterValue(f"invalid value for setting {spec.name}: {value!r}", hint=f"{error}.".capitalize()) from error
-    setattr(settings, spec.name, parsed)
+        reason = str(error)
+        hint = f"{reason[0].upper()}{reason[1:]}."
+        raise InvalidParameterValue(f'invalid value for parameter "{spec.name}": "{value}"', hint=hint) from error
+    if local:
+        settings.local.setdefault(spec.name, getattr(settings, spec.name))
+    else:
+        settings.local.pop(spec.name, None)
+    settings.assign(spec.name, parsed)
     return Result(None, -1, "SET")
 
 

@@ -53,7 +53,7 @@ def test_the_environment_turns_the_point_path_off(session: LocalSession, connect
         ("SET default_transaction_isolation = 'chaos'", "22023", "read committed"),
         ("SET lock_timeout = 'soon'", "22023", "milliseconds"),
         ("SET locking = 'never'", "22023", "optimistic"),
-        ("SET statement_timeout = 1", "0A000", "timeouts"),
+        ("SET history_window = 1", "0A000", "history"),
     ],
 )
 def test_bad_settings(session: LocalSession, sql: str, sqlstate: str, message: str) -> None:

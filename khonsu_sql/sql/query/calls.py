@@ -28,13 +28,13 @@ class Runner(Protocol):
 
 
 class _Call:
-    __slots__ = ("_cursor", "_latch", "_over", "_thread")
+    __slots__ = ("_cursor", "_latch", "_over", "thread")
 
     def __init__(self, cursor: Runner) -> None:
         self._cursor = cursor
         self._latch = threading.RLock()
         self._over: Any = False
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
 
     def end(self) -> None:
         with self._latch:
@@ -44,13 +44,13 @@ class _Call:
 
     def interrupt(self) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._interrupted() and self._thread != threading.get_ident() and time.monotonic() < deadline:
+        while self.nudge() and self.thread != threading.get_ident() and time.monotonic() < deadline:
             over = self._over
             if isinstance(over, threading.Event):
                 over.wait(0.01)
 
-    def _interrupted(self) -> bool:
-        """False when the call is over."""
+    def nudge(self) -> bool:
+        """Interrupt once. False when the call is over."""
         with self._latch:
             if self._over is True:
                 return False
@@ -80,6 +80,10 @@ class Calls:
         finally:
             call.end()
             self._running.discard(call)
+
+    def stops(self, thread: int) -> list[Callable[[], object]]:
+        """What interrupts once that which runs now in `thread`, and nothing that runs later; to be repeated while it matters."""
+        return [call.nudge for call in tuple(self._running) if call.thread == thread]
 
     def interrupt(self) -> None:
         """Interrupt whatever runs. From any thread."""

@@ -88,6 +88,10 @@ class Evaluator:
         """Stop what runs: it raises QueryCanceled (57014). From any thread; returns when it is over, or after a second."""
         self._calls.interrupt()
 
+    def stops(self, thread: int) -> list[Callable[[], object]]:
+        """Functions that stop what runs now in `thread`, as far as one interrupt does; see `calls.Calls.stops`."""
+        return self._calls.stops(thread)
+
     def close(self) -> None:
         """Interrupt what runs and end the streams that are still open: reading on finds their end."""
         self.interrupt()
