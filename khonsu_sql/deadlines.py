@@ -18,9 +18,10 @@ calls that were seen running under the latch.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from math import inf
+from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["UNTIMED", "Deadlines", "Fetching"]
 
 Stop = Callable[[], object]
+IDLE = TransactionStatus.IDLE
 
 PAUSE_SECONDS = 0.01
 PAUSE_SECONDS_MAX = 0.5
@@ -58,13 +60,20 @@ def idle_timed_out() -> Error:
 
 
 class Running:
-    """A statement, or a fetch, of `thread`. `timeout`: the error once `deadline` has passed; `expired`: it was told to stop."""
+    """A statement, or a fetch, of `thread` (0: it is over). `timeout`: the error once `deadline` has passed; `expired`: it was told to stop."""
 
-    __slots__ = ("__weakref__", "deadline", "expired", "pause", "statement", "thread", "timeout")
+    __slots__ = ("__weakref__", "deadline", "expired", "pause", "thread", "timeout")
 
-    def __init__(self, statement: bool, deadline: float, timeout: Callable[[], Error]) -> None:
-        self.statement = statement
-        self.thread = threading.get_ident()
+    def __init__(self) -> None:
+        self.thread = 0
+        self.deadline = inf
+        self.timeout = statement_timed_out
+        self.expired = False
+        self.pause = PAUSE_SECONDS
+
+    def start(self, deadline: float, timeout: Callable[[], Error]) -> None:
+        """In this thread, from now on."""
+        self.thread = get_ident()
         self.deadline = deadline
         self.timeout = timeout
         self.expired = False
@@ -84,8 +93,8 @@ class Deadlines:
         self._latch = threading.Lock()
         self.active = False
         self._resting = False
-        self._statement: Running | None = None
-        self._running: dict[int, ref[Running]] = {}
+        self._statement = Running()
+        self._fetches: dict[int, ref[Running]] = {}  # by thread
         self._begun = self._touched = 0.0  # the transaction; the last statement or fetch
         self._scheduled = inf
 
@@ -93,22 +102,25 @@ class Deadlines:
 
     def begin(self) -> None:
         """A statement begins, or the next one of a script: its time counts from now, a transaction's that begins with it, too."""
-        settings, now = self._settings, time.monotonic()
+        settings, now = self._settings, monotonic()
         with self._latch:
             self._resting = False
-            if self._transaction.status is TransactionStatus.IDLE:
+            if self._transaction.status is IDLE:
                 self._begun = now
-            deadline, timeout = now + (settings.statement_timeout or inf), statement_timed_out
-            if self._begun + (settings.transaction_timeout or inf) <= deadline:
-                deadline, timeout = self._begun + (settings.transaction_timeout or inf), transaction_timed_out
-            self._statement = self._enter(Running(True, deadline, timeout))
+            deadline, whole = now + (settings.statement_timeout or inf), self._begun + (settings.transaction_timeout or inf)
+            if whole <= deadline:
+                self._statement.start(whole, transaction_timed_out)
+            else:
+                self._statement.start(deadline, statement_timed_out)
+            self.active = True
+            self._schedule(self._statement.deadline)
 
     def rest(self) -> None:
         """The statement is over. A transaction that is open waits for the next one; the reaper may end it."""
-        now = time.monotonic()
+        now = monotonic()
         with self._latch:
-            self._exit(threading.get_ident())
-            self._statement = None
+            self._statement.thread = 0
+            self.active = bool(self._fetches)
             self._touched = now
             self._resting = self._settings.timed
             self._schedule(self._rest_ends()[0])
@@ -116,7 +128,7 @@ class Deadlines:
     def told(self, error: Error) -> Error:
         """What the statement raises that was told to stop, and so raised `error`. Out of time with its transaction, it ends that."""
         running = self._statement
-        if running is None or not running.expired:
+        if running.thread == 0 or not running.expired:
             return error
         if running.timeout is transaction_timed_out:
             self._transaction.terminate(transaction_timed_out)
@@ -126,11 +138,12 @@ class Deadlines:
         """The reaper keeps away from the transaction from now on, until the next `rest`."""
         with self._latch:
             self._resting = False
-            self._statement = None
+            self._statement.thread = 0
+            self.active = bool(self._fetches)
 
     def count_again(self) -> None:
         """transaction_timeout was set: what is left of the transaction counts from now."""
-        self._begun = time.monotonic()
+        self._begun = monotonic()
 
     def check(self) -> None:
         """Raises if what this thread does was told to stop."""
@@ -141,7 +154,7 @@ class Deadlines:
     def wait(self, ticket: Ticket) -> None:
         """Until `ticket` is answered, or the time of what this thread does is over."""
         running = self._mine() if self.active else None
-        left = inf if running is None else running.deadline - time.monotonic()
+        left = inf if running is None else running.deadline - monotonic()
         if running is None or left == inf:
             ticket.wait()
         elif not ticket.wait(max(0.0, left)):
@@ -154,31 +167,31 @@ class Deadlines:
 
     def begin_fetch(self) -> Running | None:
         """None: this thread's statement, or an outer fetch, does it."""
-        deadline = time.monotonic() + (self._settings.statement_timeout or inf)
+        deadline = monotonic() + (self._settings.statement_timeout or inf)
         with self._latch:
-            return None if self._mine() is not None else self._enter(Running(False, deadline, statement_timed_out))
+            if self._mine() is not None:
+                return None
+            running = Running()
+            running.start(deadline, statement_timed_out)
+            self._fetches[running.thread] = ref(running)
+            self.active = True
+            self._schedule(deadline)
+            return running
 
     def end_fetch(self, running: Running) -> None:
         """It is over; a transaction is idle from now on."""
-        now = time.monotonic()
+        now = monotonic()
         with self._latch:
-            self._exit(running.thread)
+            self._fetches.pop(running.thread, None)
+            self.active = bool(self._fetches) or self._statement.thread != 0
             self._touched = now
             self._schedule(self._rest_ends()[0])
 
     def _mine(self) -> Running | None:
-        reference = self._running.get(threading.get_ident())
+        if self._statement.thread == get_ident():
+            return self._statement
+        reference = self._fetches.get(get_ident())
         return None if reference is None else reference()
-
-    def _enter(self, running: Running) -> Running:
-        self._running[running.thread] = ref(running)
-        self.active = True
-        self._schedule(running.deadline)
-        return running
-
-    def _exit(self, thread: int) -> None:
-        self._running.pop(thread, None)
-        self.active = bool(self._running)
 
     def _schedule(self, moment: float) -> None:
         if moment < self._scheduled:
@@ -191,10 +204,10 @@ class Deadlines:
         """See `khonsu_engine.reaper.Watched.look`."""
         stops: list[Stop] = []
         with self._latch:
-            running = [found for reference in self._running.values() if (found := reference()) is not None]
-            moments = [self._lapse(each, now, stops) for each in running]
+            fetches = [found for reference in self._fetches.values() if (found := reference()) is not None]
+            moments = [self._lapse(each, now, stops) for each in (self._statement, *fetches) if each.thread]
             if self._resting:
-                moments.append(self._reap(now, fetches=bool(running)))
+                moments.append(self._reap(now, fetches=bool(fetches)))
             self._scheduled = moment = min(moments, default=inf)
         for stop in stops:
             stop()
@@ -219,7 +232,7 @@ class Deadlines:
     def _rest_ends(self, *, fetches: bool = False) -> tuple[float, Callable[[], Error]]:
         """When the transaction of a session that rests is out of time, and the error that says so. `fetches`: it is not idle."""
         settings = self._settings
-        if not self._resting or self._transaction.status is TransactionStatus.IDLE or self._transaction.terminated:
+        if not self._resting or self._transaction.status is IDLE or self._transaction.terminated:
             return inf, idle_timed_out
         idle = inf if fetches else self._touched + (settings.idle_in_transaction_timeout or inf)
         whole = self._begun + (settings.transaction_timeout or inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from khonsu_sql.local import LocalSession
 from khonsu_sql.session import TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.plan import ParameterSpec, Query, Statement
+from khonsu_sql.sql.settings import SPECS
 
 
 def shown(session: LocalSession, name: str) -> object:
@@ -99,6 +102,11 @@ def test_cancel_from_another_thread(session: LocalSession) -> None:
         thread.join(0.01)
     assert [type(error) for error in caught] == [errors.QueryCanceled]
     assert session.execute("SELECT 1 AS one").rows == [(1,)]
+
+
+def test_every_setting_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "sql.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [spec.name for spec in SPECS]
 
 
 # --- the plan cache
