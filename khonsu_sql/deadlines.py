@@ -60,7 +60,7 @@ def idle_timed_out() -> Error:
 
 
 class Running:
-    """A statement, or a fetch, of `thread` (0: it is over). `timeout`: the error once `deadline` has passed; `expired`: it was told to stop."""
+    """A statement or a fetch of `thread` (0: it is over). `timeout`: the error once `deadline` has passed; `expired`: told to stop."""
 
     __slots__ = ("__weakref__", "deadline", "expired", "pause", "thread", "timeout")
 
