@@ -276,14 +276,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.mark.parametrize("sql", ["UPDATE t SET v = 9 WHERE k = 1", "UPDATE t SET v = 9 WHERE k + 0 = 1"])
 def test_a_commit_that_has_its_place_is_not_taken_back(slow: Database, store: RecordingStore, pool: ThreadPoolExecutor, sql: str) -> None:
-    session = LocalSession(slow, autocommit=True, timeouts=dict.fromkeys(EACH | WHOLE | IDLE, 0.05))
+    session = LocalSession(slow, autocommit=True, timeouts=dict.fromkeys(EACH | WHOLE | IDLE, 1.0))
     watcher = LocalSession(slow, autocommit=True)
     store.hold_sync()
     committing: Future[Any] = pool.submit(session.execute, sql)
     store.wait_until_held()
-    for _ in range(3):
-        come(session)
-    time.sleep(0.12)  # it cannot end before the sync is released, however long this is
+    come(session)
+    time.sleep(1.2)  # it cannot end before the sync is released, however long this is
     assert not committing.done()
     store.release_sync()
     assert committing.result(PATIENCE).rowcount == 1

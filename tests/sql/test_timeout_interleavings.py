@@ -6,9 +6,12 @@ reaper and a thread that begins a statement, ends one, or commits is played, one
 
 from __future__ import annotations
 
+import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,21 +27,24 @@ from khonsu_sql.local import LocalSession
 from khonsu_sql.session import TransactionStatus
 
 HOUR = 3_600.0
-ROOMS = {
+ROOMS = frozenset(
     str(Path(str(package.__file__)).parent / name)
     for package, names in (
         (khonsu_sql, ("local.py", "core.py", "fast_lane.py", "session_transaction.py", "cancellation.py", "deadlines.py")),
         (khonsu_engine, ("transaction.py", "transaction_locks.py", "writing.py", "committer.py")),
     )
     for name in names
-}
+)
 OUT_OF_TIME = ("57014", "25P03", "25P04")
 
 
 class At:
     """Runs `action` before the `line`-th line that `session`'s thread comes to in one of the rooms, holding no latch."""
 
-    def __init__(self, session: LocalSession, database: Database, line: int, action: Callable[[], object]) -> None:
+    def __init__(
+        self, session: LocalSession, database: Database, line: int, action: Callable[[], object], rooms: frozenset[str] = ROOMS
+    ) -> None:
+        self._rooms = rooms
         self._latches = (
             session._core.deadlines._latch,
             database.committer.latch,
@@ -57,7 +63,7 @@ class At:
         sys.settrace(None)
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._line if not self.where and frame.f_code.co_filename in ROOMS else None
+        return self._line if not self.where and frame.f_code.co_filename in self._rooms else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event != "line" or self.where or any(latch.locked() for latch in self._latches):
@@ -187,3 +193,37 @@ def test_the_reaper_comes_at_every_line(database: Database, number: int, timeout
     committed, refused = play(database, number, timeouts, deep=True)
     assert committed > 0
     assert (refused > 0) is can_be_refused(number, timeouts)
+
+
+def test_a_cancel_before_a_wait_for_a_lock_is_not_lost(database: Database) -> None:
+    """It comes at any line of the way there, when there is nothing to wake yet; the wait would be without end."""
+    holder = LocalSession(database, locking=Locking.PESSIMISTIC)
+    holder.execute("UPDATE t SET v = v + 1 WHERE k = 1")
+    session = LocalSession(database, locking=Locking.PESSIMISTIC, lock_timeout_seconds=0)
+    way = frozenset(room for room in ROOMS if Path(room).name in ("transaction_locks.py", "writing.py"))
+    for line in itertools.count(1):
+        session.execute("UPDATE t SET v = v + 1 WHERE k = 2")
+        at = At(session, database, line, session.cancel, way)
+        over = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            lost = pool.submit(rescue, session, database, at, over)
+            with at, pytest.raises(errors.QueryCanceled):
+                session.execute("UPDATE t SET v = v + 1 WHERE k + 0 = 1")
+            over.set()
+            assert not lost.result(), at.where
+        session.rollback()
+        if not at.where:
+            break
+    assert line > 10
+
+
+def rescue(session: LocalSession, database: Database, at: At, over: threading.Event) -> bool:
+    """Cancel a session that waits and whose line does not come any more. True: its line has come, and yet it waits."""
+    deadline = time.monotonic() + 10.0
+    while not over.wait(0.002):
+        waiting = any(not info.granted for info in database.locks.listed())
+        late = time.monotonic() > deadline
+        if waiting and (late or not at.where):
+            session.cancel()
+            return late
+    return False
