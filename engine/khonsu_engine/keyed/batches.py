@@ -232,7 +232,7 @@ class BatchTransaction:
         checked_key(key)
         checked_batch(batch, key)
         with self._work.call(writes=True) as transaction:
-            head = self._heads.live(transaction, key)
+            head = self._heads.current(transaction, key)
             stored = None if head is None else self._content(transaction, key, head[REVISION])
             whole = merged(None if stored is None else decode_batch(stored, key), batch, column)
             return self._put(transaction, key, encode_batch(whole, key), whole.num_rows, None if head is None else head[EXPIRES_AT])

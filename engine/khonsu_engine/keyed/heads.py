@@ -52,13 +52,13 @@ class Heads:
         self.before: dict[str, Row | None] = {}
 
     def find(self, transaction: LocalTransaction, key: str) -> Row | None:
-        """The head of `key`, live or not; the read is recorded."""
+        """The head of `key`, live or not, for the user, who may write what follows from it; the read is recorded."""
         self._work.note_read(self._table.id, key)
         return transaction.get(self._table.id, key, columns=_REVISION_COLUMN)
 
-    def live(self, transaction: LocalTransaction, key: str) -> Row | None:
-        """The head of `key` if it has a value now."""
-        head = self.find(transaction, key)
+    def current(self, transaction: LocalTransaction, key: str) -> Row | None:
+        """The head of `key` if it has a value now, for a write of this very call; the read is recorded."""
+        head = transaction.get(self._table.id, key, columns=_REVISION_COLUMN)
         return head if is_live(head, self._work.moment) else None
 
     def listed(self, transaction: LocalTransaction, prefix: str) -> list[Row]:
@@ -80,7 +80,7 @@ class Heads:
 
     def delete(self, transaction: LocalTransaction, key: str, payload: Payload) -> bool:
         """Buffer a deletion; False when there is nothing to delete. `payload`: of a head without a value."""
-        current = self.live(transaction, key)
+        current = self.current(transaction, key)
         if current is None:
             return False
         before = self.before.setdefault(key, current)

@@ -19,7 +19,7 @@ from khonsu_engine.commands import Isolation, Outcome, Row, TransactionId
 from khonsu_engine.database import Database
 from khonsu_engine.errors import InvalidArgument, InvalidTransactionState, LimitExceeded, NotSupported
 from khonsu_engine.keyed.expiry import Expires, moment_of
-from khonsu_engine.keyed.heads import Heads
+from khonsu_engine.keyed.heads import Heads, is_live
 from khonsu_engine.keyed.keys import checked_key, checked_prefix, shown
 from khonsu_engine.keyed.keyspace import Keyspace
 from khonsu_engine.keyed.shapes import LIVE, REVISION
@@ -128,8 +128,8 @@ class KeyValueStore:
         """The value of `key`, own writes included; None: there is none, or it has expired."""
         entry = self._entry(tx_id, key)
         with entry.work.call() as transaction:
-            head = entry.heads.live(transaction, key)
-        return None if head is None else _value(head)
+            head = entry.heads.find(transaction, key)
+        return _value(head) if head is not None and is_live(head, entry.work.moment) else None
 
     def put(self, tx_id: TransactionId, key: str, value: bytes | str, expires: Expires | None = None) -> int:
         """Put `value` under `key`; returns the revision the commit makes of it.
