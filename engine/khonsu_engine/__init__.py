@@ -43,7 +43,7 @@ def open(
     database = opened(path_or_memory, synchronous=synchronous, limits=limits or DEFAULT)
     kept = REVISIONS_KEPT if revisions_kept is None else revisions_kept
     try:
-        return BatchStore(database, isolation=level, on_conflict=policy, revisions_kept=kept, owned=True)
+        return BatchStore(database, isolation=level, on_conflict=policy, revisions_kept=kept, release=database.close)
     except BaseException:
         database.close()
         raise
@@ -70,7 +70,7 @@ def initialize(
     database = opened(path_or_memory, synchronous=synchronous, limits=limits or DEFAULT)
     timeout = IDLE_TIMEOUT_SECONDS if idle_timeout_seconds is None else idle_timeout_seconds
     try:
-        return KeyValueStore(node_id, database, owned=True, idle_timeout_seconds=timeout)
+        return KeyValueStore(node_id, database, release=database.close, idle_timeout_seconds=timeout)
     except BaseException:
         database.close()
         raise

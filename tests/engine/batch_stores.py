@@ -27,12 +27,13 @@ class Clock:
 def store_with(clock: Clock, database: Database | None = None, *, limits: Limits | None = None, revisions_kept: int = 8) -> BatchStore:
     """A store in memory whose time is `clock`'s."""
     made = database or (Database.open(None) if limits is None else Database.open(None, limits=limits))
-    return BatchStore(made, clock=clock, owned=True, revisions_kept=revisions_kept)
+    return BatchStore(made, clock=clock, release=made.close, revisions_kept=revisions_kept)
 
 
 def entries_with(clock: Clock, database: Database | None = None) -> KeyValueStore:
     """The same for entries."""
-    return KeyValueStore("a", database or Database.open(None), clock=clock, monotonic=clock, owned=True)
+    made = database or Database.open(None)
+    return KeyValueStore("a", made, clock=clock, monotonic=clock, release=made.close)
 
 
 def batch(*numbers: int | None, note: str | None = None) -> pa.RecordBatch:

@@ -504,7 +504,7 @@ def test_ids_of_transactions_one_after_the_other_differ(store: BatchStore) -> No
 
 def test_status_after_a_reopen_and_an_unknown_outcome(clock: Clock) -> None:
     disk = CrashingStore()
-    store = BatchStore(Database(FaultyStore(disk)), owned=True)
+    store = BatchStore(Database(FaultyStore(disk)))
     write(store, {"k": 1})
     last = store.start_transaction()
     last.write("k", batch(2))

@@ -7,6 +7,7 @@
     work         one transaction: calls, levels, its end
     keyspace     one database as these rooms see it: transactions by id, their ends, collecting
     sweep        expired values are collected
+    reading      for SQL: as rows, and the content of one
     batch_codec  Arrow batches as bytes
     merge        what APPEND makes of two batches
 

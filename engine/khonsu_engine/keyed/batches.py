@@ -64,11 +64,11 @@ class BatchStore:
         isolation: Isolation | str = Isolation.SERIALIZABLE,
         on_conflict: str | None = None,
         revisions_kept: int = REVISIONS_KEPT,
-        owned: bool = False,
-        kept_alive: object = None,
+        release: Callable[[], None] | None = None,
+        abandoned: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """The batches of `database`, which is closed with this store if `owned`. `kept_alive`: whoever keeps the database open.
+        """The batches of `database`. `release`: called when the store is closed; `abandoned`: by a finaliser, when it is dropped instead.
 
         `isolation`, `on_conflict`: of transactions that do not say. `revisions_kept`: older revisions that stay readable.
         `clock`: seconds since 1970, for expiry. Raises InvalidArgument, NotSupported."""
@@ -77,7 +77,7 @@ class BatchStore:
         if isinstance(revisions_kept, bool) or not isinstance(revisions_kept, int) or revisions_kept < 0:
             raise InvalidArgument(f"revisions_kept must be a number of revisions, 0 or more, not {revisions_kept!r}")
         self._revisions_kept = revisions_kept
-        self._keyspace = Keyspace(database, owned=owned, kept_alive=kept_alive, clock=clock)
+        self._keyspace = Keyspace(database, release=release, abandoned=abandoned, clock=clock)
 
     @property
     def database(self) -> Database:

@@ -67,18 +67,18 @@ class KeyValueStore:
         node_id: object,
         database: Database,
         *,
-        owned: bool = False,
+        release: Callable[[], None] | None = None,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """The entries of `database`, which is closed with this store if `owned`. `clock`: seconds since 1970, for expiry."""
+        """The entries of `database`. `release`: called when the store is closed. `clock`: seconds since 1970, for expiry."""
         timeout: Any = idle_timeout_seconds
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise InvalidArgument(f"idle_timeout_seconds must be a positive number, not {timeout!r}")
         self.node_id = node_id
         self._idle_timeout_seconds = timeout
-        self._keyspace = Keyspace(database, owned=owned, clock=clock)
+        self._keyspace = Keyspace(database, release=release, clock=clock)
         self._monotonic = monotonic
         self._latch = threading.Lock()
         self._open: dict[TransactionId, _Entry] = {}

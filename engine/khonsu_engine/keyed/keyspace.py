@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from os import PathLike, fspath
@@ -35,16 +36,22 @@ COLLECTED_MAX = 128
 
 COLLECT_EVERY_SECONDS = 1.0
 
+Release = Callable[[], None] | None
+
 
 class Keyspace:
-    """`owned`: closing it closes the database. `kept_alive`: whoever keeps the database open, held until then. `clock`: the wall clock, in
-    seconds since 1970."""
+    """`release`: called by `close`, for whoever keeps the database open. `abandoned`: called in its place when the keyspace is dropped;
+    it runs in a finaliser. `clock`: the wall clock, in seconds since 1970."""
 
-    def __init__(self, database: Database, *, owned: bool, kept_alive: object = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, *, release: Release = None, abandoned: Release = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self.database = database
         self.clock = clock
-        self._owned = owned
-        self._kept_alive = kept_alive
+        self._release = release
+        self._finalizer = None if abandoned is None else weakref.finalize(self, abandoned)
+        if self._finalizer is not None:
+            self._finalizer.atexit = False
         self._process = os.getpid()
         self._closed = ""
         self._tables: KeyedTables | None = None
@@ -144,11 +151,13 @@ class Keyspace:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self, reason: str = "the store is closed") -> None:
-        """Take no more calls; close the database if it is owned. Idempotent."""
+        """Take no more calls, and let go of the database. Idempotent."""
         self._closed = self._closed or reason
-        self._kept_alive = None
-        if self._owned:
-            self.database.close()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 def level_of(isolation: Isolation | str) -> Isolation:

@@ -1,6 +1,6 @@
 """The tables of keyed batches and entries, and their making at first use.
 
-Called by `keyspace`. They are tables like any others, in the schema `khonsu`:
+Called by `keyspace` (and for their columns by SQL). They are tables like any others, in the schema `khonsu`:
 
     batches         one row per key: revision, expiry, number of rows, size, oldest revision kept; NULL rows: deleted
     batch_contents  one row per revision kept: the batch as bytes. A revision without one was a deletion, or has expired
@@ -24,7 +24,7 @@ from khonsu_engine.schema.types import parse_type
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
 
-__all__ = ["EXPIRES_AT", "KEY", "LIVE", "OLDEST", "REVISION", "SCHEMA", "KeyedTables", "ensure"]
+__all__ = ["EXPIRES_AT", "KEY", "LIVE", "OLDEST", "REVISION", "SCHEMA", "KeyedTables", "ensure", "shape_of"]
 
 SCHEMA = "khonsu"
 
@@ -76,6 +76,11 @@ _SHAPES = KeyedTables(
         expires=True,
     ),
 )
+
+
+def shape_of(name: str) -> Table:
+    """The table of that name as it is made; its id is 0. Raises KeyError."""
+    return {shape.name: shape for shape in _SHAPES}[name]
 
 
 def ensure(database: Database) -> KeyedTables:
