@@ -35,8 +35,9 @@ def open(
     `isolation`: 'serializable', 'repeatable read' or 'read committed', for transactions that do not say. `on_conflict`: 'fail', which None
     stands for. `revisions_kept`: how many older revisions of a batch stay readable (8). `synchronous`: full, normal or off.
     Raises CannotConnect, DatabaseInUse, CorruptDatabase, InvalidArgument, NotSupported."""
-    from khonsu_engine.keyed.batches import REVISIONS_KEPT, BatchStore, policy_of
+    from khonsu_engine.keyed.batches import REVISIONS_KEPT, BatchStore
     from khonsu_engine.keyed.keyspace import level_of, opened
+    from khonsu_engine.keyed.policies import policy_of
     from khonsu_engine.limits import DEFAULT
 
     level, policy = level_of(isolation), policy_of(on_conflict)

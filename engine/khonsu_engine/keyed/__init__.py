@@ -9,6 +9,7 @@
     sweep        expired values are collected
     reading      for SQL: as rows, and the content of one
     batch_codec  Arrow batches as bytes
+    policies     what happens to a write that collides
     merge        what APPEND makes of two batches
 
 All of it is an ordinary user of transactions (waist 2): what is written here conflicts, is recovered and is seen by SQL as rows are.

@@ -19,39 +19,24 @@ import pyarrow as pa
 
 from khonsu_engine.commands import Isolation, Outcome, Row, TransactionId
 from khonsu_engine.database import Database
-from khonsu_engine.errors import InvalidArgument, NotSupported, RevisionGone
+from khonsu_engine.errors import InvalidArgument, RevisionGone
 from khonsu_engine.keyed.batch_codec import checked_batch, decode_batch, encode_batch
 from khonsu_engine.keyed.expiry import Expires, moment_of
 from khonsu_engine.keyed.heads import Heads, is_live, put_row
 from khonsu_engine.keyed.keys import checked_key, checked_prefix, shown
 from khonsu_engine.keyed.keyspace import Keyspace, level_of
 from khonsu_engine.keyed.merge import merged
+from khonsu_engine.keyed.policies import policy_of
 from khonsu_engine.keyed.shapes import EXPIRES_AT, LIVE, OLDEST, REVISION
 from khonsu_engine.keyed.statuses import TransactionStatus
 from khonsu_engine.keyed.sweep import drop_contents
 from khonsu_engine.keyed.work import Work
 from khonsu_engine.transaction import LocalTransaction
 
-__all__ = ["REVISIONS_KEPT", "BatchStore", "BatchTransaction", "policy_of"]
+__all__ = ["REVISIONS_KEPT", "BatchStore", "BatchTransaction"]
 
 REVISIONS_KEPT = 8
 """Older revisions of a batch that stay readable, where nothing else is said."""
-
-_POLICIES = ("fail", "ignore", "replace", "append", "merge")
-
-
-def policy_of(on_conflict: str | None) -> str:
-    """What happens to a write whose key somebody else has changed meanwhile: the one place where that is decided.
-
-    Raises InvalidArgument for an unknown name, NotSupported for the policies of a later version."""
-    if on_conflict is None:
-        return "fail"
-    name = on_conflict.lower() if isinstance(on_conflict, str) else ""
-    if name not in _POLICIES:
-        raise InvalidArgument(f"on_conflict must be one of {', '.join(map(repr, _POLICIES))}, not {on_conflict!r}")
-    if name != "fail":
-        raise NotSupported(f"on_conflict={name!r} is not supported yet", hint="'fail' is: the second to commit gets 40001 and runs again.")
-    return name
 
 
 class BatchStore:
