@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import khonsu_engine
-from khonsu_engine.commands import EVERY_KEY, Isolation
+from khonsu_engine.commands import EVERY_KEY, Isolation, KeyRange
 from khonsu_engine.database import Database
 from khonsu_engine.errors import (
     CommitOutcomeUnknown,
@@ -33,6 +33,7 @@ from khonsu_engine.errors import (
 )
 from khonsu_engine.keyed import batch_codec
 from khonsu_engine.keyed.batches import BatchStore
+from khonsu_engine.keyed.keys import prefix_range
 from khonsu_engine.limits import TINY
 from khonsu_engine.mvcc.lock_table import LockMode
 from tests.engine.batch_stores import LEVELS, Clock, batch, content, ids, store_with, write
@@ -289,8 +290,16 @@ LAST = "\U0010ffff"
 )
 def test_prefixes_at_the_edges_of_unicode(store: BatchStore, prefix: str, expected: list[str]) -> None:
     write(store, dict.fromkeys(["b", "a", "a" + LAST, "a" + LAST + LAST + "z", LAST, LAST + LAST, "\ud7ff", "\ud7ffx", "\ue000"], 1))
-    with store.start_transaction() as transaction:
-        assert [key for key, _ in transaction.scan(prefix)] == expected
+    for _ in range(2):
+        with store.start_transaction() as transaction:
+            assert [key for key, _ in transaction.scan(prefix)] == expected
+        store.database.checkpoint()
+
+
+def test_the_range_of_a_prefix_has_no_surrogates() -> None:
+    assert prefix_range("a\ud7ff") == KeyRange("a\ud7ff", "a\ue000", True, False)
+    assert prefix_range("a" + LAST) == KeyRange("a" + LAST, "b", True, False)
+    assert prefix_range(LAST).high is None and prefix_range("") == EVERY_KEY
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -308,6 +317,17 @@ def test_a_scan_shows_the_moment_it_was_made(store: BatchStore, level: str) -> N
     rows = transaction.scan()
     transaction.write("a", batch(11))
     assert ids(next(rows)[1]) == [10], "own writes of that moment, too"
+
+
+def test_a_scan_at_read_committed_outlives_its_statement(clock: Clock) -> None:
+    """Others overwrite and drop what it has still to show, and the transaction reads on."""
+    with store_with(clock, revisions_kept=0) as store:
+        write(store, {"a": 1, "b": 2})
+        transaction = store.start_transaction("read committed")
+        rows = transaction.scan()
+        write(store, {"a": 10, "b": 20})
+        assert ids(transaction.read("b")) == [20]
+        assert [(key, ids(one)) for key, one in rows] == [("a", [1]), ("b", [2])]
 
 
 def test_a_scan_that_outlives_its_transaction_says_so(store: BatchStore) -> None:
@@ -500,6 +520,7 @@ def test_ids_of_transactions_one_after_the_other_differ(store: BatchStore) -> No
         seen.append(transaction.id)
     assert len(set(seen)) == 20 and seen == sorted(seen)
     assert {store.status(one).state for one in seen} == {"committed"}
+    assert len(store.database.state.outcomes) <= 2, "the engine remembers outcomes by name: there are not many names"
 
 
 def test_status_after_a_reopen_and_an_unknown_outcome(clock: Clock) -> None:
