@@ -14,6 +14,7 @@ from khonsu_sql.connection import Connection
 from khonsu_sql.cursor import Cursor
 from khonsu_sql.errors import *  # noqa: F403 - the tree of errors is public as a whole
 from khonsu_sql.errors import __all__ as _errors
+from khonsu_sql.keyed import batches
 from khonsu_sql.opening import connect
 from khonsu_sql.retry import RetryReport, run_transaction
 from khonsu_sql.rows import dict_row, namedtuple_row, scalar_row
@@ -58,6 +59,7 @@ __all__ = [
     "Timestamp",
     "TimestampFromTicks",
     "apilevel",
+    "batches",
     "connect",
     "dict_row",
     "namedtuple_row",

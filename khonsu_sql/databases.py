@@ -21,13 +21,13 @@ from weakref import WeakSet
 
 from khonsu_engine.errors import EngineError
 from khonsu_engine.storage.forks import never_free
-from khonsu_sql.errors import ObjectInUse, translate
+from khonsu_sql.errors import ConnectionDoesNotExist, ObjectInUse, translate
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
     from khonsu_sql.dsn import Options, Target
 
-__all__ = ["Lease", "abandon", "acquire", "watch"]
+__all__ = ["Lease", "abandon", "acquire", "share", "watch"]
 
 
 class _Entry:
@@ -81,6 +81,16 @@ def acquire(target: Target, options: Options) -> Lease:
         _leave(key, entry)
         raise
     return Lease(database, key, entry)
+
+
+def share(lease: Lease) -> Lease:
+    """Another share of the same database. Raises ConnectionDoesNotExist when `lease` was released."""
+    entry = lease._entry
+    if entry is None:
+        raise ConnectionDoesNotExist("the connection is closed")
+    with _latch:
+        entry.users += 1
+    return Lease(lease.database, lease._key, entry)
 
 
 def _enter(key: Any) -> _Entry:

@@ -6,6 +6,7 @@ Called by `core`. A call of one statement may be known to the plan cache already
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from khonsu_sql.errors import NoActiveSqlTransaction, ParameterMismatch, SyntaxE
 from khonsu_sql.session import Parameters, Result
 from khonsu_sql.sql.execute import writes
 from khonsu_sql.sql.plan import LockTable, Setting, Statement, TransactionControl
+from khonsu_sql.sql.system import describe_content
 
 if TYPE_CHECKING:
     from khonsu_engine.transaction import LocalTransaction
@@ -97,7 +99,7 @@ def bound(unit: Unit, transaction: LocalTransaction, plans: PlanCache, settings:
     if parsed is None:
         assert unit.sql is not None
         parsed = parsed_of(unit.sql, settings)[0]
-    statement = compiled(bind(parsed, catalog))
+    statement = compiled(bind(parsed, catalog, partial(describe_content, transaction)))
     if unit.sql is not None and not transaction.changed_catalog:
         plans.add(unit.sql, statement, catalog)
     return statement

@@ -50,8 +50,8 @@ class TableDescription(msgspec.Struct, frozen=True):
 
 
 def describe(catalog: Catalog) -> tuple[TableDescription, ...]:
-    """All tables of `catalog`, by schema and name."""
-    return tuple(_describe(table) for _, table in sorted(catalog.tables.items()))
+    """All tables of `catalog`, by name. Those of the schema `khonsu` are not the user's."""
+    return tuple(_describe(table) for _, table in sorted(catalog.tables.items()) if table.schema == "main")
 
 
 def _describe(table: Table) -> TableDescription:

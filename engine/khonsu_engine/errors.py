@@ -17,11 +17,15 @@ __all__ = [
     "DatetimeOutOfRange",
     "EngineClosed",
     "EngineError",
+    "InvalidArgument",
+    "InvalidTransactionState",
     "InvalidValue",
     "LimitExceeded",
     "NotNullViolation",
     "NotSupported",
     "NumericOutOfRange",
+    "RevisionGone",
+    "SchemaMismatch",
     "SerializationConflict",
     "StoreFailed",
     "StringTooLong",
@@ -127,6 +131,30 @@ class NotSupported(EngineError):
     """A feature this version refuses by name."""
 
     sqlstate = "0A000"
+
+
+class InvalidArgument(EngineError):
+    """An argument that a call cannot take; the message says which, and what it takes."""
+
+    sqlstate = "22023"
+
+
+class InvalidTransactionState(EngineError):
+    """The transaction has ended, or another thread is in the middle of a call of it."""
+
+    sqlstate = "25000"
+
+
+class SchemaMismatch(EngineError):
+    """Rows of another schema than those they are to be joined with."""
+
+    sqlstate = "42804"
+
+
+class RevisionGone(EngineError):
+    """That revision of a key is no longer kept. The message and the evidence (`oldest`) name the oldest readable one."""
+
+    sqlstate = "72000"
 
 
 class LimitExceeded(EngineError):

@@ -22,6 +22,8 @@ class Limits(msgspec.Struct, frozen=True):
     memtable_bytes_max      approximate bytes of the same
     segment_rows_max        rows of one segment file
     chunk_rows_max          rows of one Arrow record batch inside a segment (the unit of zone maps)
+    chunk_bytes_max         about the bytes of one such batch, where that is fewer rows
+    segment_bytes_max       about the bytes of one segment file, where that is fewer rows
     version_chunk_rows      recent versions sealed at once into an Arrow chunk
     overlap_max             segments of one table that may cover one key before compaction merges them
     checkpoint_commits      commits since the last checkpoint that start the next one
@@ -35,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True):
     memtable_bytes_max: int = 64 << 20
     segment_rows_max: int = 4 << 20
     chunk_rows_max: int = 65_536
+    chunk_bytes_max: int = 32 << 20
+    segment_bytes_max: int = 1 << 30
     version_chunk_rows: int = 2_048
     overlap_max: int = 8
     checkpoint_commits: int = 200_000
@@ -51,6 +55,8 @@ TINY = Limits(
     memtable_bytes_max=16_384,
     segment_rows_max=256,
     chunk_rows_max=64,
+    chunk_bytes_max=64 << 10,
+    segment_bytes_max=256 << 10,
     version_chunk_rows=16,
     overlap_max=3,
     checkpoint_commits=50,

@@ -51,8 +51,8 @@ class PlanCache:
         return statement
 
     def add(self, text: str, statement: Statement, catalog: Catalog) -> None:
-        """Keep `statement`, bound against `catalog`, in place of an older one of that text."""
-        if len(text) > TEXT_CHARACTERS_MAX:
+        """Keep `statement`, bound against `catalog`, in place of an older one of that text; not one that reads what no catalog holds."""
+        if len(text) > TEXT_CHARACTERS_MAX or not _stands(statement, catalog):
             return
         with self._latch:
             if text not in self._entries and len(self._entries) >= self._entries_max:

@@ -20,7 +20,7 @@ from khonsu_engine.schema.catalog import Table
 from khonsu_sql.session import Result
 from khonsu_sql.sql.bind import instantiate
 from khonsu_sql.sql.plan import Query, Source
-from khonsu_sql.sql.system import is_view, read_view
+from khonsu_sql.sql.system import is_stored, is_view, read_stored, read_view
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,12 +55,18 @@ def relations_of(sources: Sequence[Source], values: Sequence[Any], context: Cont
     """A scan for each source, its read recorded, but for those `recorded` in another way; for a system view what it shows now, the same
     wherever the statement names it."""
     shown: dict[str, pa.Table] = {}
-    return {
-        source.name: _shown(source, shown, context)
-        if is_view(source.read.table)
-        else scan_of(source, values, context, recorded=source.name in recorded)
-        for source in sources
-    }
+    return {source.name: _relation(source, values, shown, context, source.name in recorded) for source in sources}
+
+
+def _relation(source: Source, values: Sequence[Any], shown: dict[str, pa.Table], context: Context, recorded: bool) -> Any:
+    read = source.read
+    if not is_view(read.table):
+        return scan_of(source, values, context, recorded=recorded)
+    if is_stored(read.table):
+        predicate = instantiate(read.predicate, values)
+        keys = keys_of(read.table, predicate)
+        return read_stored(context.transaction, read.table, source.projection, keys, predicate, read.columns)
+    return _shown(source, shown, context)
 
 
 def _shown(source: Source, shown: dict[str, pa.Table], context: Context) -> pa.Table:

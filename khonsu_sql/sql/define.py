@@ -16,7 +16,7 @@ from khonsu_sql.errors import InsufficientPrivilege, InvalidSchemaName
 from khonsu_sql.sql.control import refuse
 from khonsu_sql.sql.definitions import ColumnSyntax, Constraint, table_of
 from khonsu_sql.sql.plan import CreateTable, DropTable
-from khonsu_sql.sql.system import SCHEMA, find_view
+from khonsu_sql.sql.system import SCHEMA, is_reserved
 from khonsu_sql.sql.table_options import altered, read_options
 from khonsu_sql.sql.words import Words
 
@@ -85,7 +85,7 @@ def table_name(words: Words) -> tuple[str, str]:
         return "main", name
     schema, name = name, words.name("the name of a table")
     if schema.casefold() == SCHEMA:
-        if find_view(name) is not None:
+        if is_reserved(name):
             raise _denied(words, f'permission denied: "{SCHEMA}.{name}" is a system view')
         return SCHEMA, name
     if schema.casefold() != "main":

@@ -23,7 +23,7 @@ from khonsu_sql.sql.plan import (
     Query,
     WriteFromQuery,
 )
-from khonsu_sql.sql.system import is_view
+from khonsu_sql.sql.system import is_view, shown_name
 
 __all__ = ["explain"]
 
@@ -57,7 +57,7 @@ def _scans(query: Query, values: Sequence[Any], context: Context) -> str:
     parts = []
     for source in query.sources:
         if is_view(source.read.table):
-            parts.append(f"system view {source.read.table.schema}.{source.read.table.name}")
+            parts.append(f"system view {shown_name(source.read.table)}")
             continue
         scan = scan_of(source, values, context)
         parts.append(f"scan {source.read.table.name} ({scan.segments_pruned} of {scan.segments_total} segments pruned)")

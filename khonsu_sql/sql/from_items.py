@@ -17,7 +17,7 @@ from khonsu_sql.errors import FeatureNotSupported, InsufficientPrivilege, Invali
 from khonsu_sql.sql.names import UNKNOWN
 from khonsu_sql.sql.relations import Binding, Hit, JoinStep, Relation, Scope, columns_by_name
 from khonsu_sql.sql.resolve import mark_all, nearest, position_of, resolve_column
-from khonsu_sql.sql.system import SCHEMA, find_view, view_names
+from khonsu_sql.sql.system import CONTENT_FUNCTION, SCHEMA, find_view, known_names
 
 __all__ = ["bind_from", "bind_item", "bind_joins", "find_table", "replace_table"]
 
@@ -192,6 +192,8 @@ def _function_relation(item: Any, default: str) -> Relation:
 
 def _table(binding: Binding, item: Any, scope: Scope) -> Relation:
     binding.done.add(id(item))
+    if isinstance(item.this, exp.Anonymous) and item.this.name.casefold() == CONTENT_FUNCTION:
+        return _renamed_table(binding, item, _content(binding, item))
     if not isinstance(item.this, exp.Identifier):
         _walk_arguments(binding, item, scope)
         return _function_relation(item, item.this.name or type(item.this).__name__)
@@ -200,6 +202,11 @@ def _table(binding: Binding, item: Any, scope: Scope) -> Relation:
         names = _renamed(item, scope.ctes[folded])
         return Relation((item.alias or item.name).casefold(), columns_by_name(names), names, open=UNKNOWN in names)
     table = _view(binding, item) or find_table(binding, item, list(scope.ctes))
+    return _renamed_table(binding, item, table)
+
+
+def _renamed_table(binding: Binding, item: Any, table: Table) -> Relation:
+    """`table` under the name, and with the names of columns, that `item` gives it."""
     relation = replace_table(binding, item, table)
     given = item.alias_column_names
     if given:
@@ -221,8 +228,23 @@ def _view(binding: Binding, item: Any) -> Table | None:
             f'table "{SCHEMA}.{item.name}" does not exist',
             position=position_of(item),
             sql=binding.sql,
-            hint=nearest(item.name, view_names(), f'Did you mean "{SCHEMA}.{{}}"?'),
+            hint=nearest(item.name, known_names(), f'Did you mean "{SCHEMA}.{{}}"?'),
         )
+    return table
+
+
+def _content(binding: Binding, item: Any) -> Table:
+    """The batch that `khonsu_batch('key')` names. Raises UndefinedTable (42P01), FeatureNotSupported for anything but a text constant."""
+    arguments = item.this.expressions
+    if len(arguments) != 1 or not isinstance(arguments[0], exp.Literal) or not arguments[0].is_string:
+        message = f"{CONTENT_FUNCTION} takes one text constant: the columns of a batch must be known before the statement runs"
+        raise FeatureNotSupported(message, position=position_of(item), sql=binding.sql)
+    key = arguments[0].name
+    table = binding.content(key)
+    if table is None:
+        raise UndefinedTable(f"there is no batch under key {key!r}", position=position_of(item), sql=binding.sql)
+    if not item.alias:
+        item.set("alias", exp.TableAlias(this=exp.to_identifier(CONTENT_FUNCTION, quoted=True)))
     return table
 
 

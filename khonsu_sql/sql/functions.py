@@ -21,8 +21,8 @@ __all__ = ["TABLE_FUNCTIONS", "check_functions", "is_aggregate"]
 
 TABLE_FUNCTIONS = frozenset(
     """
-    generate_series generate_subscripts json_each json_tree pg_timezone_names icu_calendar_names range regexp_split_to_table repeat
-    repeat_row unnest
+    generate_series generate_subscripts khonsu_batch json_each json_tree pg_timezone_names icu_calendar_names range regexp_split_to_table
+    repeat repeat_row unnest
     """.split()
 )
 

@@ -17,9 +17,9 @@ from khonsu_engine.mvcc.predicates import Predicate, conjunction
 from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_sql.sql.names import UNKNOWN, UNNAMED
 from khonsu_sql.sql.plan import PlannedRead, Source
-from khonsu_sql.sql.system import is_view
+from khonsu_sql.sql.system import is_content, is_view
 
-__all__ = ["Binding", "Ctes", "Hit", "JoinStep", "Occurrence", "Relation", "Scope", "columns_by_name"]
+__all__ = ["Binding", "Content", "Ctes", "Hit", "JoinStep", "Occurrence", "Relation", "Scope", "columns_by_name"]
 
 
 @dataclass(eq=False, slots=True)
@@ -86,6 +86,9 @@ class JoinStep:
     using: list[tuple[Hit, Hit]] = field(default_factory=list)
 
 
+Content = Callable[[str], Table | None]
+"""Key of a batch -> what describes it as a table, or None."""
+
 Ctes = Mapping[str, list[str]]
 """Folded name of each visible CTE -> names of its columns."""
 
@@ -114,12 +117,14 @@ class Binding:
     sql     the whole text, for carets;  taken  folded names a generated source must not have
     locals  folded names of lambda parameters;  hits  id(column node) -> what it names in its own scope
     query   binds a query node inside a scope: `queries.bind_query`
+    content key -> the batch under it as a table, or None
     done    id(table node) of those that were looked at;  scopes  id(SELECT node) -> its scope
     """
 
     catalog: Catalog
     sql: str
     query: Callable[[Any, Scope | None, Ctes], list[str]]
+    content: Content
     taken: set[str] = field(default_factory=set)
     locals: set[str] = field(default_factory=set)
     occurrences: list[Occurrence] = field(default_factory=list)
@@ -139,8 +144,9 @@ class Binding:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The base tables read, each once. System views stand in no catalog and never change."""
-        return tuple({occurrence.table.id: occurrence.table for occurrence in self.occurrences if not is_view(occurrence.table)}.values())
+        """The base tables read, each once. System views stand in no catalog and never change, but for the contents of batches."""
+        read = [occurrence.table for occurrence in self.occurrences]
+        return tuple({table.id: table for table in read if not is_view(table) or is_content(table)}.values())
 
 
 def columns_by_name(names: list[str]) -> dict[str, int]:

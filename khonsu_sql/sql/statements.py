@@ -23,7 +23,7 @@ from khonsu_sql.sql.names import UNKNOWN, UNNAMED, name_of
 from khonsu_sql.sql.parse import Parsed
 from khonsu_sql.sql.plan import AlterTable, CreateTable, DropTable, Explain, LockTable, Plan, Query, Statement, WriteFromQuery
 from khonsu_sql.sql.queries import bind_query, check_complete, item_names, output_names, walk
-from khonsu_sql.sql.relations import Binding, Scope
+from khonsu_sql.sql.relations import Binding, Content, Scope
 from khonsu_sql.sql.resolve import nearest, position_of
 from khonsu_sql.sql.shape import Output
 from khonsu_sql.sql.shapes import outputs_of, scope_resolver, select_shape
@@ -32,10 +32,10 @@ from khonsu_sql.sql.targets import Written
 __all__ = ["bind_statement"]
 
 
-def bind_statement(parsed: Parsed, catalog: Catalog) -> Statement:
-    """The plan of `parsed` for the tables of `catalog`."""
+def bind_statement(parsed: Parsed, catalog: Catalog, content: Content) -> Statement:
+    """The plan of `parsed` for the tables of `catalog`. `content`: key -> the batch under it as a table, or None."""
     try:
-        statement = _bind(parsed, catalog)
+        statement = _bind(parsed, catalog, content)
     except RecursionError as error:
         raise StatementTooComplex("the statement is nested too deeply", sql=parsed.sql) from error
     except Error as error:
@@ -44,7 +44,7 @@ def bind_statement(parsed: Parsed, catalog: Catalog) -> Statement:
     return msgspec.structs.replace(statement, plan=Explain(statement.plan)) if parsed.explain else statement
 
 
-def _bind(parsed: Parsed, catalog: Catalog) -> Statement:
+def _bind(parsed: Parsed, catalog: Catalog, content: Content) -> Statement:
     match parsed.tree:
         case None:
             assert parsed.plan is not None
@@ -58,15 +58,15 @@ def _bind(parsed: Parsed, catalog: Catalog) -> Statement:
             return _lock_table(parsed, catalog)
     tree = parsed.take()
     check_functions(tree, parsed.sql)
-    binding = new_binding(tree, catalog, parsed.sql)
+    binding = new_binding(tree, catalog, parsed.sql, content)
     if isinstance(tree, exp.Insert | exp.Update | exp.Delete):
         return _write(parsed, binding, tree)
     return _query(parsed, binding, tree)
 
 
-def new_binding(tree: Any, catalog: Catalog, sql: str) -> Binding:
+def new_binding(tree: Any, catalog: Catalog, sql: str, content: Content) -> Binding:
     """Fresh state. Names that CTEs and parameters of lambdas take are noted before anything is looked up."""
-    binding = Binding(catalog, sql, lambda node, outer, ctes: bind_query(binding, node, outer, ctes))
+    binding = Binding(catalog, sql, lambda node, outer, ctes: bind_query(binding, node, outer, ctes), content)
     for node in tree.find_all(exp.Lambda, exp.Comprehension, exp.CTE):
         match node:
             case exp.CTE():
@@ -81,12 +81,12 @@ def new_binding(tree: Any, catalog: Catalog, sql: str) -> Binding:
 def _check_dropped(plan: DropTable, catalog: Catalog) -> None:
     for schema, name in plan.names:
         if not plan.if_exists and catalog.find(name, schema) is None:
-            known = [table.name for table in catalog.tables.values()]
+            known = [table.name for table in catalog.tables.values() if table.schema == "main"]
             raise UndefinedTable(f'table "{name}" does not exist', hint=nearest(name, known, 'Did you mean "{}"?'))
 
 
 def _lock_table(parsed: Parsed, catalog: Catalog) -> Statement:
-    binding = Binding(catalog, parsed.sql, lambda node, outer, ctes: [])
+    binding = Binding(catalog, parsed.sql, lambda node, outer, ctes: [], lambda key: None)
     named = [exp.Table(this=exp.to_identifier(name), db=exp.to_identifier(schema)) for schema, name in parsed.tree.names]
     tables = tuple(find_table(binding, table, []) for table in named)
     return Statement(msgspec.structs.replace(parsed.tree, tables=tables), parsed.parameters, tables)
@@ -217,7 +217,7 @@ def _returning(
     alias = exp.TableAlias(this=exp.to_identifier(written.alias, quoted=True))
     target = exp.Table(this=exp.to_identifier(written.table.name, quoted=True), alias=alias)
     select = exp.Select(expressions=clause.expressions, from_=exp.From(this=target))
-    binding = new_binding(select, before.catalog, parsed.sql)
+    binding = new_binding(select, before.catalog, parsed.sql, before.content)
     binding.taken |= before.taken
     relation = replace_table(binding, target, written.table)
     binding.done.add(id(target))

@@ -20,6 +20,7 @@ import pyarrow as pa
 from khonsu_engine.columns.build import Span, write_segments
 from khonsu_engine.columns.key_order import in_order, order_of
 from khonsu_engine.columns.key_search import chunks_between
+from khonsu_engine.columns.row_sizes import limits_for_chunks
 from khonsu_engine.columns.segment import Segment, segment_schema
 from khonsu_engine.columns.segment_view import SegmentView
 from khonsu_engine.columns.sorting import sort_batches
@@ -54,8 +55,13 @@ def _due(table: Table, views: Sequence[SegmentView], limits: Limits) -> Sequence
     covering = _overlap(table, views)
     if len(covering) > limits.overlap_max:
         return _smallest(covering, len(covering) - limits.overlap_max + 1)
-    small = [view for view in views if view.live_rows * SMALL_SHARE <= limits.segment_rows_max]
+    small = [view for view in views if _is_small(view, limits)]
     return small if len(small) > limits.overlap_max else ()
+
+
+def _is_small(view: SegmentView, limits: Limits) -> bool:
+    rows, size_bytes = limits.segment_rows_max, limits.segment_bytes_max
+    return view.live_rows * SMALL_SHARE <= rows and view.segment.meta.size_bytes * SMALL_SHARE <= size_bytes
 
 
 def _overlap(table: Table, views: Sequence[SegmentView]) -> list[SegmentView]:
@@ -106,32 +112,35 @@ class Compaction:
             max(view.segment.meta.timestamp_max for view in self.views),
         )
         timestamps = span[0] < span[1] and span[1] > self._horizon
-        tables = self._merged(limits.segment_rows_max, timestamps)
+        limits = limits_for_chunks(limits, (chunk for view in self.views for chunk in view.segment.meta.chunks))
+        tables = self._merged(limits, timestamps)
         self.segments = write_segments(store, self.base.table, tables, limits=limits, new_name=new_name, span=span, timestamps=timestamps)
         return self.segments
 
-    def _merged(self, rows: int, timestamps: bool) -> Iterator[pa.Table]:
-        """The live rows as tables that follow each other in key order, each of about `rows` rows."""
+    def _merged(self, limits: Limits, timestamps: bool) -> Iterator[pa.Table]:
+        """The live rows as tables that follow each other in key order, each of about one segment."""
         schema = segment_schema(self.base.table, timestamps)
-        for part in self._parts(rows):
+        for part in self._parts(limits):
             batches = [batch for view in self.views for batch in _live_batches(view, part, schema)]
             if batches:
                 yield sort_batches(self.base.table, batches, schema)
 
-    def _parts(self, rows: int) -> Iterator[KeyRange]:
-        """The key space cut at first keys of chunks into parts of about `rows` rows."""
+    def _parts(self, limits: Limits) -> Iterator[KeyRange]:
+        """The key space cut at first keys of chunks into parts of about one segment, by rows and by bytes."""
         order = order_of(self.base.table)
-        sizes = {chunk.first: 0 for view in self.views for chunk in view.segment.meta.chunks}
+        sizes = {chunk.first: (0, 0) for view in self.views for chunk in view.segment.meta.chunks}
         for view in self.views:
             for chunk in view.segment.meta.chunks:
-                sizes[chunk.first] += chunk.rows
+                rows, size = sizes[chunk.first]
+                sizes[chunk.first] = (rows + chunk.rows, size + chunk.length)
         low: Any = None
-        count = 0
+        count = size_bytes = 0
         for first in in_order(sizes, order):
-            if count and count + sizes[first] > rows:
+            rows, size = sizes[first]
+            if count and (count + rows > limits.segment_rows_max or size_bytes + size > limits.segment_bytes_max):
                 yield KeyRange(low, first, True, False)
-                low, count = first, 0
-            count += sizes[first]
+                low, count, size_bytes = first, 0, 0
+            count, size_bytes = count + rows, size_bytes + size
         yield KeyRange(low, None)
 
     def finish(self, current: TableVersion) -> TableVersion | None:

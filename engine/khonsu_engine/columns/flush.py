@@ -20,6 +20,7 @@ import pyarrow as pa
 from khonsu_engine.columns.build import Span, arrow_tables, write_segments
 from khonsu_engine.columns.key_search import NO_POSITIONS, find_many
 from khonsu_engine.columns.memtable import Memtable
+from khonsu_engine.columns.row_sizes import limits_for_versions
 from khonsu_engine.columns.segment import Segment
 from khonsu_engine.columns.segment_view import SegmentView
 from khonsu_engine.columns.sorting import sorted_by_key
@@ -81,7 +82,7 @@ class Flush:
             store,
             table,
             (sorted_by_key(table, unsorted),),
-            limits=limits,
+            limits=limits_for_versions(limits, kept),
             new_name=new_name,
             span=span,
             timestamps=timestamps is not None,

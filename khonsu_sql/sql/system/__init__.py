@@ -8,6 +8,7 @@ that names it. To add a view: declare it with `view(…)` in a room of this pack
     transactions  khonsu.transactions
     conflicts     khonsu.conflicts, khonsu.hot_keys
     metrics       khonsu.metrics
+    keyed         khonsu.batches, khonsu.entries, khonsu_batch('key'): read in the transaction
 """
 
 from __future__ import annotations
@@ -15,6 +16,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from khonsu_sql.sql.system.conflicts import CONFLICTS, HOT_KEYS
+from khonsu_sql.sql.system.keyed import (
+    CONTENT_FUNCTION,
+    RESERVED,
+    STORED,
+    describe_content,
+    find_stored,
+    is_content,
+    is_stored,
+    read_stored,
+    shown_name,
+)
 from khonsu_sql.sql.system.locks import LOCKS
 from khonsu_sql.sql.system.metrics import METRICS
 from khonsu_sql.sql.system.transactions import TRANSACTIONS
@@ -26,7 +38,21 @@ if TYPE_CHECKING:
     from khonsu_engine.database import Database
     from khonsu_engine.schema.catalog import Table
 
-__all__ = ["SCHEMA", "find_view", "is_view", "read_view", "view_names"]
+__all__ = [
+    "CONTENT_FUNCTION",
+    "SCHEMA",
+    "describe_content",
+    "find_view",
+    "is_content",
+    "is_reserved",
+    "is_stored",
+    "is_view",
+    "known_names",
+    "read_stored",
+    "read_view",
+    "shown_name",
+    "view_names",
+]
 
 _VIEWS: dict[str, SystemView] = {shown.table.name: shown for shown in (CONFLICTS, HOT_KEYS, LOCKS, METRICS, TRANSACTIONS)}
 
@@ -34,12 +60,22 @@ _VIEWS: dict[str, SystemView] = {shown.table.name: shown for shown in (CONFLICTS
 def find_view(name: str) -> Table | None:
     """The description of `khonsu.<name>` (any case), or None."""
     found = _VIEWS.get(name.casefold())
-    return None if found is None else found.table
+    return find_stored(name) if found is None else found.table
+
+
+def is_reserved(name: str) -> bool:
+    """May no statement make, change or drop `khonsu.<name>`?"""
+    return find_view(name) is not None or name.casefold() in RESERVED
 
 
 def view_names() -> list[str]:
     """The names of all views, without the schema."""
     return list(_VIEWS)
+
+
+def known_names() -> list[str]:
+    """Everything `khonsu.<name>` may name."""
+    return [*_VIEWS, *STORED]
 
 
 def read_view(table: Table, database: Database) -> pa.Table:
