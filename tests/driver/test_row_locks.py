@@ -13,7 +13,7 @@ import pytest
 import khonsu_sql
 from khonsu_engine.transaction import LocalTransaction
 from khonsu_sql import Connection
-from khonsu_sql.connection import connect as connect_to
+from khonsu_sql.opening import connect as connect_to
 from tests.driver.test_locks import LEVELS, PATIENCE, aside, held, until_waiting
 
 Connect = Callable[..., Connection]
