@@ -145,8 +145,7 @@ class TransactionWriter(SnapshotReader):
     # -- conflict policies ----------------------------------------------------------------------------------------
 
     def _with_policy(self, write: Write, policy: StatementPolicy) -> Write:
-        """The write with its row's policy. At SERIALIZABLE a policy acts on what was not read: whoever replaces a row by one with columns
-        it took over has read these."""
+        """The write with its row's policy. At SERIALIZABLE that acts on what was not read: replacing takes over columns, so reads them."""
         row, table = policy.row, policy.row.table
         self._policied = True
         if self._recording and row.policy is ConflictPolicy.REPLACE and write.operation == Operation.UPDATE:
