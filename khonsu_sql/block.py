@@ -1,7 +1,7 @@
 """`with connection.transaction():`, a block that is one transaction, or within one a savepoint.
 
 Made by `Connection.transaction`; calls the session under the connection's lock. Inside, `commit()` and `rollback()` are refused: the
-outermost block does it.
+outermost block does it. A COMMIT or ROLLBACK given as SQL is found out at the end (2D000).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from khonsu_sql.errors import (
     ActiveSqlTransaction,
     IdleInTransactionTimeout,
     InvalidSavepointSpecification,
+    InvalidTransactionTermination,
     NoActiveSqlTransaction,
     TransactionTimeout,
 )
@@ -27,13 +28,14 @@ __all__ = ["TransactionBlock"]
 class TransactionBlock:
     """What `Connection.transaction` returns. Its `with` yields the connection."""
 
-    __slots__ = ("_connection", "_depth", "_name", "_options", "_outer")
+    __slots__ = ("_connection", "_depth", "_mark", "_name", "_options", "_outer")
 
     def __init__(self, connection: Connection, options: TransactionOptions) -> None:
         self._connection = connection
         self._options = options
         self._depth = 1
         self._name = ""
+        self._mark: object = None
         self._outer: TransactionBlock | None = None
 
     def __enter__(self) -> Connection:
@@ -42,6 +44,7 @@ class TransactionBlock:
             session = connection._open_session()
             if session.status is TransactionStatus.IDLE:
                 session.begin(self._options)
+                self._mark = session.mark
             elif self._options != TransactionOptions():
                 raise ActiveSqlTransaction("a block within a transaction takes no options", hint="Give them to the outermost one.")
             else:
@@ -62,11 +65,23 @@ class TransactionBlock:
                 if kind is None:
                     raise connection._refusal()
             elif not name:
-                session.commit() if kind is None else session.rollback()
+                if kind is not None:
+                    session.rollback()
+                else:
+                    self._commit(session)
             elif kind is None:
                 session.savepoint("release", name)
             else:
                 _roll_back_to(session, name)
+
+    def _commit(self, session: Session) -> None:
+        if session.status is not TransactionStatus.FAILED and session.mark is not self._mark:
+            session.rollback()  # whatever was begun meanwhile
+            raise InvalidTransactionTermination(
+                "the transaction of this block was ended inside it, by a COMMIT or ROLLBACK statement",
+                hint="The block commits at its end; raise an exception to roll back.",
+            )
+        session.commit()
 
 
 def _roll_back_to(session: Session, name: str) -> None:

@@ -19,15 +19,10 @@ from weakref import WeakSet
 
 from khonsu_engine.commands import ConflictPolicy, Isolation
 from khonsu_engine.locks import Locking
-from khonsu_sql import databases, dsn, errors
+from khonsu_sql import blocking, databases, dsn, errors
 from khonsu_sql.block import TransactionBlock
 from khonsu_sql.cursor import Cursor
-from khonsu_sql.errors import (
-    ActiveSqlTransaction,
-    ConnectionDoesNotExist,
-    InvalidOptionValue,
-    InvalidTransactionTermination,
-)
+from khonsu_sql.errors import ActiveSqlTransaction, ConnectionDoesNotExist, InvalidOptionValue, InvalidTransactionTermination
 from khonsu_sql.isolation import name_of
 from khonsu_sql.policies import policy_of
 from khonsu_sql.session import Session, TransactionOptions, TransactionStatus
@@ -52,7 +47,7 @@ class Connection:
     `last_retry`   what `run_transaction` last went through on this connection, or None
     """
 
-    __slots__ = ("__weakref__", "_block", "_lease", "_lock", "_reason", "_session", "_sources", "last_retry", "row_factory")
+    __slots__ = ("__weakref__", "_attempt", "_block", "_lease", "_lock", "_reason", "_session", "_sources", "last_retry", "row_factory")
 
     Warning = errors.Warning
     Error = errors.Error
@@ -71,6 +66,7 @@ class Connection:
         self._lock = threading.Lock()
         self._reason = "the connection is closed"
         self._block: TransactionBlock | None = None
+        self._attempt: blocking.Attempt | None = None
         self._sources: WeakSet[Source] = WeakSet()
         self.row_factory: RowFactory | None = None
         self.last_retry: RetryReport | None = None
@@ -144,6 +140,9 @@ class Connection:
         isolation = None if isolation_level is None else dsn.isolation_of(isolation_level)
         mode = None if locking is None else dsn.locking_of(locking)
         return TransactionBlock(self, TransactionOptions(isolation, read_only, mode, policy_of(on_conflict)))
+
+    retry = blocking.retry
+    or_else = blocking.or_else
 
     @property
     def last_commit(self) -> Outcome | None:

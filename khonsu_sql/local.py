@@ -16,7 +16,7 @@ from khonsu_engine.lock_waiter import LockWaiter
 from khonsu_engine.locks import Locking
 from khonsu_sql.core import SessionCore
 from khonsu_sql.deadlines import UNTIMED, Fetching
-from khonsu_sql.errors import Error, QueryCanceled, TransactionTimeout, translate
+from khonsu_sql.errors import ConnectionDoesNotExist, Error, QueryCanceled, TransactionTimeout, translate
 from khonsu_sql.fast_lane import FastLane, wait_out
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from khonsu_engine.database import Database
+    from khonsu_engine.watches import Watch
     from khonsu_sql.dsn import Options
     from khonsu_sql.table_description import TableDescription
 
@@ -59,6 +60,8 @@ class LocalSession:
         self._settings = settings
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
         self._lane = FastLane(self._core, database, plans)
+        self._asleep: set[Watch] = set()
+        self._closed = False
         register(database, self)
 
     # --- statements
@@ -138,7 +141,9 @@ class LocalSession:
         return answer
 
     def cancel(self) -> None:
-        """Cancel the running statement: it raises QueryCanceled. From any thread."""
+        """Cancel the running statement, or the sleep: it raises QueryCanceled. From any thread."""
+        for watch in list(self._asleep):
+            watch.cancel()
         self._core.cancel()
 
     def tables(self) -> tuple[TableDescription, ...]:
@@ -181,6 +186,36 @@ class LocalSession:
 
     def savepoint(self, action: str, name: str) -> None:
         self._finish(Savepoint(action, name))
+
+    @property
+    def mark(self) -> object:
+        """What tells the open transaction from every other one: compare with `is`."""
+        return self._core.transaction.mark
+
+    def refuse_unrecorded(self, what: str) -> None:
+        """Raises 0A000 when what is read is not recorded, which `what` needs; 25P02."""
+        self._core.transaction.refuse_unrecorded(what)
+
+    def watch(self) -> Watch:
+        """What the open transaction has read, to sleep on. Raises 25000, 25P02."""
+        return self._core.transaction.watch()
+
+    def sleep(self, watch: Watch, timeout_seconds: float | None) -> bool:
+        """See `session.Session.sleep`."""
+        self._asleep.add(watch)
+        try:
+            if self._closed:  # looked at after the watch was shown to `close`
+                watch.cancel()
+            changed = watch.wait(timeout_seconds)
+        except EngineError as error:
+            raise translate(error) from error
+        finally:
+            self._asleep.discard(watch)
+        if self._closed:
+            raise ConnectionDoesNotExist("the connection was closed while retry() slept", hint="Connect again.")
+        if watch.cancelled:
+            raise QueryCanceled("retry() was cancelled")
+        return changed
 
     def last_commit(self) -> Outcome | None:
         """See `session.Session.last_commit`. Raises CommitOutcomeUnknown."""
@@ -234,7 +269,10 @@ class LocalSession:
         self._core.settings.locking = value
 
     def close(self) -> None:
-        """Roll back. Idempotent."""
+        """Roll back, end the sleep. Idempotent."""
+        self._closed = True
+        for watch in list(self._asleep):
+            watch.cancel()
         self._core.close()
 
 

@@ -1,7 +1,7 @@
 """Waist 0: what a connection needs of a session, local or remote.
 
 Called by `connection` and `cursor`; implemented by `khonsu_sql.local` (embedded) and later `khonsu_sql.remote`.
-A session runs one statement at a time; only `cancel` may be called from another thread.
+A session runs one statement at a time; only `cancel` may be called from another thread, and `close` while the session sleeps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from khonsu_engine.watches import Watch
     from khonsu_sql.table_description import TableDescription
 
 __all__ = ["ColumnInfo", "IngestMode", "Parameters", "Result", "Session", "TransactionOptions", "TransactionStatus", "Validity"]
@@ -137,6 +138,25 @@ class Session(Protocol):
 
     def retried(self) -> None:
         """Count that `run_transaction` tries again."""
+        ...
+
+    @property
+    def mark(self) -> object:
+        """What tells the open transaction from every other one: compare with `is`."""
+        ...
+
+    def refuse_unrecorded(self, what: str) -> None:
+        """Raises 0A000 when the transaction does not record what it reads, which `what` needs; 25P02 when it has failed."""
+        ...
+
+    def watch(self) -> Watch:
+        """What the open transaction has read, for `sleep`. Takes its writes back; to be rolled back then. 25000: nothing was read."""
+        ...
+
+    def sleep(self, watch: Watch, timeout_seconds: float | None) -> bool:
+        """Until something that was read has changed; False at the timeout. Not under the connection's lock.
+
+        Raises QueryCanceled after `cancel`, ConnectionDoesNotExist after `close`, and when nothing will ever change again."""
         ...
 
     def checkpoint(self) -> None: ...

@@ -59,7 +59,7 @@ def run(block: Block, page: Path, namespace: dict[str, object], connection: khon
         case "python":
             source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the page
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(source, str(page), "exec"), namespace)
+                exec(compile(source, str(page), "exec", dont_inherit=True), namespace)
         case "sql":
             for statement in split(block.text):
                 connection.execute(statement).close()

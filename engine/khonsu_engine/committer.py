@@ -49,9 +49,10 @@ from khonsu_engine.resolution import resolved
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.state_machine import Installation, Reservation, State, effects_of, validate
 from khonsu_engine.storage import keys, log
-from khonsu_engine.syncer import Syncer, Synchronous
+from khonsu_engine.syncer import Syncer, Synchronous, nothing
 from khonsu_engine.tickets import CommitTicket, outcome_unknown
 from khonsu_engine.trimming import shorten_changes, trim_versions
+from khonsu_engine.watches import Watches
 
 __all__ = ["Committer"]
 
@@ -79,7 +80,7 @@ class Committer:
         self.log_files: dict[str, int] = {}
         self.commits = self.checkpointed = 0
         self.conflicts: dict[str, int] = {}
-        self.on_due: Callable[[], None] = _nothing
+        self.on_due: Callable[[], None] = nothing
         self._new_id = new_id
         self._locks = locks
         self.due = False
@@ -88,6 +89,7 @@ class Committer:
         self._logged = store.durable
         self.syncer = Syncer(self.latch, state, store, synchronous, limits.sync_delay_seconds, self._settle_left, readers)
         self._pending: Pending | None = None
+        self.watches = Watches()
 
     @property
     def failure(self) -> Exception | None:
@@ -297,6 +299,8 @@ class Committer:
         if self._logged and not pending.appended:
             self._append(pending)
         pending.installation.run(self.state)
+        if self.watches.listed:
+            self.watches.published(pending.installation.tables)
         self.state.last_hash = pending.hash
         if self.syncer.instant:
             self.syncer.advance(look=self.commits & 31 == 0)
@@ -398,7 +402,3 @@ class Committer:
 
 
 _NO_OUTCOME = Outcome(b"", 0, 0)
-
-
-def _nothing() -> None:
-    return None

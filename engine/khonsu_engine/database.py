@@ -74,6 +74,8 @@ class Database:
         self.savepoints, self.retries = Tally(), Tally()
         """Counted by the front: SAVEPOINT, and attempts of `run_transaction` after the first one."""
         self.committer = Committer(self.state, store, limits, synchronous, self.snapshots.readers, self.new_transaction_id, self.locks)
+        self.watches = self.committer.watches
+        self.committer.syncer.on_failure = self.watches.wake_all
         self.committer.log_bytes = recovered.log_bytes
         self.committer.log_files = recovered.log_files
         self.bulk = BulkWriter(self)
@@ -226,6 +228,7 @@ class Database:
         if self.closed:
             return
         self.closed = True
+        self.watches.wake_all()
         try:
             self.reaper.stop()
             self.maintenance.stop()

@@ -38,6 +38,9 @@ from khonsu_engine.schema.types import parse_type
 
 __all__ = ["CATALOG_SCHEMA", "Installation", "Reservation", "State", "apply", "definition_of", "effects_of", "empty_state", "validate"]
 
+CHANGES_TRIM = 512
+"""Changes of a table, at least, that stay listed whoever reads."""
+
 OUTCOMES_MAX = 4_096
 """Connections whose last outcome is remembered; the one that wrote longest ago is forgotten first."""
 
@@ -60,7 +63,8 @@ class State:
     """Everything that follows from the log up to `index`.
 
     `tables`: the newest table versions; the dict is replaced, never changed. `changes`: per table what was committed since
-    the oldest snapshot. `catalogs`: newest first, as many as snapshots need. `published` >= `durable` are the two watermarks
+    the oldest snapshot, `cut`: up to where that list has been cut. `catalogs`: newest first, as many as snapshots need.
+    `published` >= `durable` are the two watermarks
     (timestamps); `durable_mark` is (index, hash, timestamp) of the last durable commit, one value.
     `outcomes`: the last one of each connection, by its 8 bytes. `recent`: who committed when, lately. `ahead`: may anybody read above
     *durable*? Not after a failed sync.
@@ -72,6 +76,7 @@ class State:
         "catalogs",
         "changes",
         "counters",
+        "cut",
         "durable",
         "durable_mark",
         "index",
@@ -86,6 +91,7 @@ class State:
     def __init__(self, tables: dict[TableId, TableVersion], catalog: Catalog, timestamp: Timestamp, index: int, last_hash: bytes) -> None:
         self.tables = tables
         self.changes: dict[TableId, list[Any]] = {}
+        self.cut: dict[TableId, Timestamp] = {}
         self.catalog = catalog
         self.catalogs: tuple[Catalog, ...] = (catalog,)
         self.published = self.durable = timestamp
@@ -104,6 +110,14 @@ class State:
             if catalog.timestamp <= timestamp:
                 return catalog
         return self.catalogs[-1]
+
+    def cut_changes(self, table: TableId, horizon: Timestamp) -> None:
+        """Forget the older half of the changes of `table`, if they are many and nobody reads below `horizon`. Under the commit latch."""
+        listed = self.changes.get(table, ())
+        middle = len(listed) // 2
+        if len(listed) > CHANGES_TRIM and listed[middle].timestamp <= horizon:
+            self.cut[table] = listed[middle - 1].timestamp  # first: whoever finds the shorter list finds this
+            self.changes[table] = list(listed[middle:])
 
 
 def empty_state() -> State:
@@ -169,6 +183,8 @@ class Reservation:
 
     __slots__ = ("_record",)
 
+    tables: frozenset[TableId] = frozenset()
+
     def __init__(self, record: Reserved) -> None:
         self._record = record
 
@@ -197,6 +213,11 @@ class Installation:
             for effect in record.effects
             for _, key, row, before in effect.rows
         ]
+
+    @property
+    def tables(self) -> set[TableId]:
+        """What the record changes, index tables too."""
+        return {effect.table for effect in self._record.effects} | {part.table for part in self._bulk}
 
     def run(self, state: State) -> None:
         """Install what is not installed yet, then publish."""

@@ -21,7 +21,7 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.state_machine import State
 from khonsu_engine.tickets import CommitTicket
 
-__all__ = ["Syncer", "Synchronous"]
+__all__ = ["Syncer", "Synchronous", "nothing"]
 
 Synchronous = str
 """full: a commit is told when it is synced. normal: synced within `sync_delay_seconds`. off: synced at close."""
@@ -48,6 +48,7 @@ class Syncer:
         self.closing = threading.Event()
         self.readers = Readers(0, ())
         self.syncs = 0
+        self.on_failure: Callable[[], None] = nothing
         self._latch = latch
         self._state = state
         self._store = store
@@ -86,6 +87,7 @@ class Syncer:
         """Nothing becomes durable any more, and nobody reads above what is."""
         self._state.ahead = False
         self.failure = error
+        self.on_failure()
 
     # -- syncing --------------------------------------------------------------------------------------------------
 
@@ -161,3 +163,7 @@ class Syncer:
             self._sync_once()
         if self.failure is not None and self._store.durable and self.instant:
             raise StoreFailed("the last commits could not be made durable", detail=str(self.failure)) from self.failure
+
+
+def nothing() -> None:
+    """What is called where nobody asked to be."""

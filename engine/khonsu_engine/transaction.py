@@ -39,6 +39,7 @@ from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_engine.row_locks import RowLocker
 from khonsu_engine.state_machine import effects_of, validate
 from khonsu_engine.tickets import CommitTicket
+from khonsu_engine.watches import Watch
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -121,6 +122,19 @@ class LocalTransaction(RowLocker):
             self._catalog = None
             self.read_timestamp = timestamp
             self._ahead = timestamp > database.state.durable
+
+    # -- sleeping -------------------------------------------------------------------------------------
+
+    @property
+    def records_reads(self) -> bool:
+        """Is it known at the end what was read? At SERIALIZABLE, unless it was declared read only."""
+        return self._recording
+
+    def watch(self) -> Watch | None:
+        """What was read, to sleep on until it changes; None: nothing was read. Every write is taken back; the caller rolls back then."""
+        tables = {*self._reads.keys, *(read.table for read in self._reads.predicates)} - self._write_set.created.keys()
+        self.rollback_to(0)  # what that adds, that a key was free, is no reason to sleep, but one to wake up
+        return Watch(self._database, self._freeze()) if tables else None
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,6 @@ from khonsu_engine.state_machine import State
 
 __all__ = ["shorten_changes", "trim_versions"]
 
-CHANGES_TRIM = 512
-
 
 def trim_versions(state: State, effects: tuple[Effect, ...], readers: Readers) -> None:
     """Drop old versions of the rows just written."""
@@ -33,9 +31,7 @@ def shorten_changes(state: State, effects: tuple[Effect, ...], readers: Readers,
     full = False
     horizon = readers.active[0] if readers.active else readers.newest
     for number in {effect.table for effect in effects}:
-        listed = state.changes.get(number, ())
-        if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:
-            state.changes[number] = list(listed[len(listed) // 2 :])
+        state.cut_changes(number, horizon)
         memtable = state.tables[number].memtable
         full |= len(memtable.log) > limits.memtable_versions_max or memtable.size_bytes > limits.memtable_bytes_max
     return full
