@@ -16,7 +16,7 @@ import msgspec
 
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import Collision, Commit, Key, Operation, Refusal, Row, TableId, Write
-from khonsu_engine.errors import UniqueViolation
+from khonsu_engine.errors import EngineError, UniqueViolation
 from khonsu_engine.evidence import facts, shown_key
 from khonsu_engine.mvcc.policies import CONFLICT, RowPolicy, decided
 from khonsu_engine.schema.catalog import Index, Table
@@ -30,7 +30,16 @@ Writes = Mapping[TableId, Mapping[Key, Write]]
 def resolved(state: State, command: Commit) -> Commit | Refusal:
     """`command` itself when nothing collides; else one whose collisions are decided.
 
-    Raises UniqueViolation, CheckViolation, NumericOutOfRange for a row that a policy made."""
+    Raises UniqueViolation, CheckViolation, NumericOutOfRange for a row that a policy made; the evidence names the commit up to which
+    that is so, because it must not be told before that is durable."""
+    try:
+        return _resolved(state, command)
+    except EngineError as error:
+        error.evidence["commit_timestamp"] = state.published
+        raise
+
+
+def _resolved(state: State, command: Commit) -> Commit | Refusal:
     writes: dict[TableId, Mapping[Key, Write]] | None = None
     collisions: list[Collision] = []
     schemas = dict(command.schemas)
@@ -39,10 +48,14 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
         if version is None:
             continue
         changed: dict[Key, Write] | None = None
+        lost: Refusal | None = None
         for key, write in by_key.items():
             policy: RowPolicy | None = write.policy
             timestamp = version.newest(key, write.base)
-            if policy is None or timestamp <= write.base:
+            if timestamp <= write.base:
+                continue
+            if policy is None:
+                lost = Refusal("write-write", table, (key,), timestamp)
                 continue
             outcome = decided(policy, write, _newest(state, table, key), timestamp)
             if outcome is CONFLICT or any(part.table == table for part in command.bulk):
@@ -55,6 +68,8 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
             collisions.append(Collision(policy.table.name, key, policy.policy.value, timestamp))
             base = policy.table
         if changed is not None:
+            if lost is not None:  # nothing can be derived from images that do not stand
+                return lost
             writes = dict(command.writes) if writes is None else writes
             writes[table] = changed
             _derive_entries(state, command, base, changed, writes, schemas)
