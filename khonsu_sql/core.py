@@ -175,8 +175,8 @@ class SessionCore:
                 yield from self._run_each(group, parameters, many, transaction, results, again=attempt > 1)
                 self._check_cancelled()
                 yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
-                for result in results if self.transaction.outcome is not None else ():
-                    result.conflicts = self.transaction.outcome.conflicts
+                for result in results:
+                    result.conflicts = () if self.transaction.outcome is None else self.transaction.outcome.conflicts
                 break
             except BaseException as error:
                 for result in results:
