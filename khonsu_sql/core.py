@@ -31,7 +31,7 @@ from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
 from khonsu_sql.sql.execute import execute, execute_many
 from khonsu_sql.sql.plan import Setting, TransactionControl
-from khonsu_sql.sql.policies import statement_policy
+from khonsu_sql.sql.policies import refuse_policy, statement_policy
 
 if TYPE_CHECKING:
     from khonsu_engine.database import Database
@@ -175,8 +175,8 @@ class SessionCore:
                 yield from self._run_each(group, parameters, many, transaction, results, again=attempt > 1)
                 self._check_cancelled()
                 yield from self.transaction.commit(tells=attempt == ATTEMPTS_MAX)
-                if results and self.transaction.outcome is not None:
-                    results[-1].conflicts = self.transaction.outcome.conflicts
+                for result in results:
+                    result.conflicts = () if self.transaction.outcome is None else self.transaction.outcome.conflicts
                 break
             except BaseException as error:
                 for result in results:
@@ -218,6 +218,7 @@ class SessionCore:
     def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Work:
         """One statement inside the open transaction. It starts again, unseen, when it meets a row newer than its snapshot."""
         if isinstance(unit.plan, Setting):
+            refuse_policy(self._on_conflict)
             return self._set(unit.plan)
         mark = transaction.begin_statement(writes=unit.writes)
         for attempt in count(1):
@@ -238,7 +239,8 @@ class SessionCore:
     def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
         statement = bound(unit, transaction, self._plans, self.settings)
         run = execute_many if many else execute
-        transaction.policy = statement_policy(statement, self._on_conflict, self.transaction.on_conflict, transaction.isolation)
+        sets = (parameters or ()) if many else (parameters,)
+        transaction.policy = statement_policy(statement, sets, self._on_conflict, self.transaction.on_conflict, transaction.isolation)
         try:
             return run(statement, parameters, self.context(transaction))
         finally:
@@ -252,6 +254,7 @@ class SessionCore:
         """Transaction control and settings: they begin no transaction."""
         if parameters:
             raise ParameterMismatch("this statement takes no parameters")
+        refuse_policy(self._on_conflict)
         if isinstance(unit.plan, Setting):
             self.transaction.refuse_if_failed()
             return self._set(unit.plan)

@@ -130,15 +130,15 @@ class Committer:
         with self.latch:
             self._settle_left()
             self._refuse_if_failed()
-            if self._locks.has_hard:
-                held = self._locks.in_the_way(owner, command)
-                if held is not None:
-                    return held
+            if self._locks.has_hard and (held := self._locks.in_the_way(owner, command)) is not None:
+                return held
             if command.policied:
                 decided = resolved(self.state, command)
                 if isinstance(decided, Refusal):
                     return self._counted(decided)
                 if decided is not command:
+                    if self._locks.has_hard and (held := self._locks.in_the_way(owner, decided)) is not None:  # entries that were derived
+                        return held
                     command, effects = decided, effects_of(decided)
                     if flags or not self._fits(body := self._body(command, effects)):
                         return command

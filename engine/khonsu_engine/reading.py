@@ -15,13 +15,25 @@ from khonsu_engine.columns.key_search import common_key
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import PRUNED
-from khonsu_engine.commands import ALL_COLUMNS, EVERY_KEY, Key, KeyRange, ReadPredicate, Row, TableId, Timestamp, Write
-from khonsu_engine.evidence import Names, names_of
+from khonsu_engine.commands import (
+    ALL_COLUMNS,
+    EVERY_KEY,
+    ConflictPolicy,
+    Key,
+    KeyRange,
+    ReadPredicate,
+    Refusal,
+    Row,
+    TableId,
+    Timestamp,
+    Write,
+)
+from khonsu_engine.evidence import Names, conflict, names_of
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.mvcc.validation import in_range
 from khonsu_engine.read_set import ReadSet
-from khonsu_engine.schema.catalog import Catalog
+from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_engine.write_set import WriteSet
 
 if TYPE_CHECKING:
@@ -37,10 +49,14 @@ NO_COLUMNS = 0
 
 
 class StatementPolicy(msgspec.Struct, frozen=True):
-    """The conflict policy of one statement: that of its rows, and the columns it only adds to (deltas), which are not read by it."""
+    """The conflict policy of one statement: that of its rows, and two masks of columns.
+
+    `unread`: those it only adds to (deltas), which are not read by it. `taken`: those whose old value goes into what an UPDATE writes,
+    though it does not name them."""
 
     row: RowPolicy
     unread: int = 0
+    taken: int = 0
 
 
 class SnapshotReader:
@@ -51,6 +67,7 @@ class SnapshotReader:
         "_bulk",
         "_catalog",
         "_database",
+        "_indexed",
         "_keys_read",
         "_policied",
         "_reads",
@@ -78,6 +95,8 @@ class SnapshotReader:
         self.policy: StatementPolicy | None = None
         """Of the statement that runs, when it has another one than FAIL."""
         self._policied = False
+        self._indexed: dict[TableId, Table] = {}
+        """The base tables of the indexes of rows with a policy, by the index's id."""
         self._settled: set[tuple[TableId, Key]] = set()
         """Own rows with a policy that were read: no policy decides them any more."""
         self.seen: Timestamp = 0
@@ -184,18 +203,36 @@ class SnapshotReader:
 
     def _read_beside(self, table: TableId, what: Key | KeyRange, columns: int) -> int:
         """The columns a read uses beside the statement's own deltas; own rows it looks at are decided by no policy any more."""
-        keys = NO_COLUMNS
         if self.policy is not None and self.policy.row.table.id == table:
             columns &= ~self.policy.unread
         own = self._writes.get(table, _NO_WRITES)
-        looked_at = [key for key in own if in_range(key, what)] if isinstance(what, KeyRange) else [what] if what in own else []
-        for key in looked_at:
-            policy = own[key].policy
-            if policy is not None:
-                keys = keys or sum(1 << position for position in policy.table.key_columns)
-                if columns & ~keys:
-                    self._settled.add((table, key))
+        looked_at = [own[key] for key in own if in_range(key, what)] if isinstance(what, KeyRange) else [own[what]] if what in own else []
+        base = self._indexed.get(table)
+        for write in looked_at:
+            if base is not None:
+                self._look_at_entry(base, write)
+            elif write.policy is not None and (columns & ~write.policy.keys or (_may_vanish(write) and None in (write.row, write.before))):
+                self._settle(table, write)
         return columns
+
+    def _look_at_entry(self, base: Table, entry: Write) -> None:
+        """An own entry of a unique constraint was seen, and with it the row it belongs to: what IGNORE drops, it drops with its entries."""
+        own, width = self._writes.get(base.id, _NO_WRITES), len(base.key_columns)
+        for image in (entry.before, entry.row):
+            if image is not None:
+                write = own.get(image[-1] if width == 1 else image[-width:])
+                if write is not None and write.policy is not None and _may_vanish(write):
+                    self._settle(base.id, write)
+
+    def _settle(self, table: TableId, write: Write) -> None:
+        """An own row was read: from its base on it may not have changed. Raises SerializationConflict when it has, and the snapshot
+        has moved over that: the read would be noted too late."""
+        if write.base < self.read_timestamp:
+            timestamp = self._tables[table].newest(write.key, write.base)
+            if timestamp > write.base:
+                refusal = Refusal("write-write", table, (write.key,), timestamp)
+                raise conflict(refusal, self._database.table_name(table), self.read_timestamp)
+        self._settled.add((table, write.key))
 
     def _pinned(self, table: TableId) -> tuple[TableVersion, tuple[Any, ...]]:
         """The pinned version of a table (an empty one after an own truncation) and the segments of own bulk writes."""
@@ -227,3 +264,8 @@ class SnapshotReader:
             if shared is not None:
                 return shared
         return version.overlapping_key(segment, self.read_timestamp, deleted)
+
+
+def _may_vanish(write: Write) -> bool:
+    """May a policy leave this write out, so that the row is not as it was seen?"""
+    return write.policy.policy is ConflictPolicy.IGNORE

@@ -16,21 +16,32 @@ import msgspec
 
 from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import Collision, Commit, Key, Operation, Refusal, Row, TableId, Write
-from khonsu_engine.errors import UniqueViolation
+from khonsu_engine.errors import EngineError, UniqueViolation
 from khonsu_engine.evidence import facts, shown_key
 from khonsu_engine.mvcc.policies import CONFLICT, RowPolicy, decided
 from khonsu_engine.schema.catalog import Index, Table
-from khonsu_engine.state_machine import State
+from khonsu_engine.state_machine import State, validate
 
-__all__ = ["Writes", "resolved", "without_policies"]
-
-Writes = Mapping[TableId, Mapping[Key, Write]]
+__all__ = ["resolved", "without_policies"]
 
 
 def resolved(state: State, command: Commit) -> Commit | Refusal:
     """`command` itself when nothing collides; else one whose collisions are decided.
 
-    Raises UniqueViolation, CheckViolation, NumericOutOfRange for a row that a policy made."""
+    Raises UniqueViolation, CheckViolation, NumericOutOfRange for a row that a policy made, unless something that was read does not stand:
+    then that is the answer, because run again there may be no violation. The evidence names the commit up to which it is so: it must
+    not be told before that is durable."""
+    try:
+        return _resolved(state, command)
+    except EngineError as error:
+        error.evidence["commit_timestamp"] = state.published
+        refusal = validate(state, without_policies(command))
+        if refusal is not None:
+            return refusal
+        raise
+
+
+def _resolved(state: State, command: Commit) -> Commit | Refusal:
     writes: dict[TableId, Mapping[Key, Write]] | None = None
     collisions: list[Collision] = []
     schemas = dict(command.schemas)
@@ -39,10 +50,14 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
         if version is None:
             continue
         changed: dict[Key, Write] | None = None
+        lost: Refusal | None = None
         for key, write in by_key.items():
             policy: RowPolicy | None = write.policy
             timestamp = version.newest(key, write.base)
-            if policy is None or timestamp <= write.base:
+            if timestamp <= write.base:
+                continue
+            if policy is None:
+                lost = Refusal("write-write", table, (key,), timestamp)
                 continue
             outcome = decided(policy, write, _newest(state, table, key), timestamp)
             if outcome is CONFLICT or any(part.table == table for part in command.bulk):
@@ -55,6 +70,8 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
             collisions.append(Collision(policy.table.name, key, policy.policy.value, timestamp))
             base = policy.table
         if changed is not None:
+            if lost is not None:  # nothing can be derived from images that do not stand
+                return lost
             writes = dict(command.writes) if writes is None else writes
             writes[table] = changed
             _derive_entries(state, command, base, changed, writes, schemas)
@@ -109,8 +126,11 @@ def _entries(table: Table, index: Index, rows: Iterator[Row | None]) -> Iterator
                 yield key, (*indexed, *(row[position] for position in table.key_columns))
 
 
-def without_policies(writes: Writes) -> Writes:
-    """The writes that first committer wins decides: without rows that have a policy, and the index entries these derive."""
+def without_policies(command: Commit) -> Commit:
+    """What can be judged before COMMIT: the writes without rows that have a policy, and the index entries these derive."""
+    if not command.policied:
+        return command
+    writes = command.writes
     left: dict[TableId, Mapping[Key, Write]] = {}
     derived: dict[TableId, set[Key]] = {}
     for table, by_key in writes.items():
@@ -123,7 +143,7 @@ def without_policies(writes: Writes) -> Writes:
     for table, keys in derived.items():
         if table in left:
             left[table] = {key: write for key, write in left[table].items() if key not in keys}
-    return {table: by_key for table, by_key in left.items() if by_key}
+    return msgspec.structs.replace(command, writes={table: by_key for table, by_key in left.items() if by_key})
 
 
 def _duplicate(command: Commit, table: Table, index: Index, key: Key, state: State | None = None) -> UniqueViolation:

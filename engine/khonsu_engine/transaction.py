@@ -16,8 +16,6 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 from weakref import ref
 
-import msgspec
-
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.commands import (
     Blocked,
@@ -113,7 +111,7 @@ class LocalTransaction(RowLocker):
         database, before = self._database, self._freeze() if self.wrote or not self._reads.empty else None
         assert self.token is not None, "the transaction has ended"
         with database.snapshots.pinned(newest, self.read_timestamp) as (timestamp, tables):
-            refusal = None if before is None else validate(database.state, _judged_now(before))
+            refusal = None if before is None else validate(database.state, without_policies(before))
             if refusal is not None:
                 raise self._conflict(refusal)
             database.snapshots.move(self.token, timestamp)
@@ -255,7 +253,3 @@ class LocalTransaction(RowLocker):
             self._database.snapshots.release(self.token)
             self.token = None
 
-
-def _judged_now(command: Commit) -> Commit:
-    """`command` as a moving snapshot must find it: what a policy will decide is judged at COMMIT only."""
-    return msgspec.structs.replace(command, writes=without_policies(command.writes)) if command.policied else command

@@ -110,7 +110,7 @@ class TransactionWriter(SnapshotReader):
         by_key, key = self._writes.get(table, _NO_WRITES), write.key
         policy = self.policy
         if policy is not None and policy.row.table.id == table:
-            write = self._with_policy(write, policy)
+            write = self._with_policy(write, policy, by_key.get(key))
         earlier = by_key.get(key)
         if earlier is not None:
             self._merge(by_key, table, earlier, write)
@@ -118,7 +118,7 @@ class TransactionWriter(SnapshotReader):
         if self.restarts:
             if self._locking and (policy is None or self._locking is Locking.PESSIMISTIC):
                 (self._locks or self._made_locks()).intend(table, key)
-            if policy is None:
+            if policy is None or (self.isolation is Isolation.READ_COMMITTED and self._locking is Locking.PESSIMISTIC):
                 self._refuse_superseded(table, key, write.base)
         if write.operation == Operation.INSERT and self._visible_elsewhere(table, key):
             raise self.duplicate(table, key)
@@ -144,19 +144,26 @@ class TransactionWriter(SnapshotReader):
 
     # -- conflict policies ----------------------------------------------------------------------------------------
 
-    def _with_policy(self, write: Write, policy: StatementPolicy) -> Write:
-        """The write with its row's policy. At SERIALIZABLE that acts on what was not read: replacing takes over columns, so reads them."""
+    def _with_policy(self, write: Write, policy: StatementPolicy, earlier: Write | None) -> Write:
+        """The write with its row's policy. At SERIALIZABLE a policy acts on what was not read, and columns that were taken over are read;
+        a sum that is assigned is one, because it is added to theirs less what it was (of an own row: when that was computed)."""
         row, table = policy.row, policy.row.table
-        self._policied = True
-        if self._recording and row.policy is ConflictPolicy.REPLACE and write.operation == Operation.UPDATE:
-            self._record(table.id, write.key, ((1 << len(table.columns)) - 1) & ~row.assigned, False)
+        if not self._policied or (table.indexes and table.indexes[0].id not in self._indexed):
+            self._policied = True
+            self._indexed.update((index.id, table) for index in table.indexes)
+        if self._recording and policy.taken and write.operation == Operation.UPDATE:
+            self._record(table.id, write.key, policy.taken, False)
+            if earlier is not None and earlier.before is not None and row.policy is ConflictPolicy.MERGE:
+                self._settle(table.id, earlier)
         return msgspec.structs.replace(write, policy=row)
 
     def _policy_of(self, earlier: Write, write: Write) -> RowPolicy | None:
-        """Of a row written twice: theirs if both have the same, else none."""
+        """Of a row written twice: that of both, if it is the same; none of a sum that was deleted in between."""
         one: RowPolicy | None = earlier.policy
         other: RowPolicy | None = write.policy
         if one is None or other is None or one.policy is not other.policy:
+            return None
+        if one.policy is ConflictPolicy.MERGE and earlier.row is None and earlier.before is not None:
             return None
         return other.with_assigned(one.assigned)
 

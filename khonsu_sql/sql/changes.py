@@ -12,6 +12,7 @@ from sqlglot import exp
 
 from khonsu_engine.commands import Operation
 from khonsu_engine.schema.catalog import Table
+from khonsu_engine.schema.types import SqlType
 from khonsu_sql.errors import FeatureNotSupported
 from khonsu_sql.sql.expressions import translate
 from khonsu_sql.sql.from_items import bind_joins, find_table, replace_table
@@ -23,6 +24,9 @@ from khonsu_sql.sql.shapes import scope_resolver, where_of
 from khonsu_sql.sql.targets import Written, cast, column_position, default_of, error_at, is_default, named, refuse_parts
 
 __all__ = ["bind_delete", "bind_update"]
+
+DELTA_DIGITS_MAX = 18
+"""A literal with more digits is no delta: it may be a floating-point number to DuckDB."""
 
 
 def _target(binding: Binding, item: Any, operation: Operation) -> tuple[Written, Relation, Occurrence]:
@@ -52,7 +56,7 @@ def bind_update(binding: Binding, tree: Any) -> Written:
     source = tree.args.get("from_")
     scope, joins = _join_others(binding, tree, relation, [source.this] if source is not None else [])
     assigned = _assignments(binding, tree, written.table)
-    deltas = _deltas(tree, assigned, written.table)
+    deltas = _deltas(tree, assigned, written.table, relation.alias)
     values = []
     for position, value in assigned:
         node = default_of(written.table.columns[position]) if is_default(value) else value
@@ -61,7 +65,8 @@ def bind_update(binding: Binding, tree: Any) -> Written:
         values.append((position, node))
     _finish(binding, tree, written, scope, joins, values)
     written.assigned = tuple(position for position, _ in values)
-    written.deltas = () if occurrence.whole else deltas
+    if not occurrence.whole and all(other is occurrence or other.table is not written.table for other in binding.occurrences):
+        written.deltas = deltas
     _check_whole(binding, tree, occurrence)
     return written
 
@@ -116,10 +121,10 @@ def _assignments(binding: Binding, tree: Any, table: Table) -> list[tuple[int, A
     return list(found.items())
 
 
-def _deltas(tree: Any, assigned: list[tuple[int, Any]], table: Table) -> tuple[int, ...]:
-    """The columns set to themselves plus or minus a constant or parameter, and mentioned nowhere else."""
+def _deltas(tree: Any, assigned: list[tuple[int, Any]], table: Table, alias: str) -> tuple[tuple[int, int | None], ...]:
+    """The columns set to themselves plus or minus a literal or parameter, and mentioned nowhere else; with the parameter's index."""
     mentioned = [node.name.casefold() for node in tree.find_all(exp.Column)]
-    found = []
+    found: list[tuple[int, int | None]] = []
     for position, value in assigned:
         name = table.columns[position].name.casefold()
         if not isinstance(value, exp.Add | exp.Sub) or mentioned.count(name) != 2:
@@ -127,10 +132,21 @@ def _deltas(tree: Any, assigned: list[tuple[int, Any]], table: Table) -> tuple[i
         own, other = value.this, value.expression
         if isinstance(value, exp.Add) and not isinstance(own, exp.Column):
             own, other = other, own
+        if not isinstance(own, exp.Column) or own.name.casefold() != name or own.args.get("db") or own.table.casefold() not in ("", alias):
+            continue
         other = other.this if isinstance(other, exp.Neg) else other
-        if isinstance(own, exp.Column) and own.name.casefold() == name and isinstance(other, exp.Literal | exp.Parameter):
-            found.append(position)
+        if isinstance(other, exp.Parameter):
+            found.append((position, int(other.this.name) - 1))
+        elif isinstance(other, exp.Literal) and not other.is_string and _holds(table.columns[position].type, other.name):
+            found.append((position, None))
     return tuple(found)
+
+
+def _holds(sql_type: SqlType, number: str) -> bool:
+    """Does a column of this type hold the number of that text exactly, and DuckDB read it as one?"""
+    whole, _, fraction = number.partition(".")
+    digits = whole + fraction
+    return digits.isdecimal() and len(digits) <= DELTA_DIGITS_MAX and len(fraction) <= (sql_type.scale if sql_type.kind == "DECIMAL" else 0)
 
 
 def _finish(binding: Binding, tree: Any, written: Written, scope: Scope, joins: list[Any], values: list[tuple[int, Any]]) -> None:

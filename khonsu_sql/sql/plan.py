@@ -146,7 +146,8 @@ class WriteFromQuery(msgspec.Struct, frozen=True):
     INSERT: the query yields every visible column of the table in catalog order, defaults filled in, cast to the column's type.
     UPDATE: the key columns, then the new value of each column of `assigned`, cast. DELETE: the key columns.
     `returning`: a query over one source named `returning.sources[0].name`, served with the affected rows (new rows for
-    INSERT and UPDATE, old ones for DELETE). `deltas`: the assigned columns to which UPDATE only adds, and looks at nowhere else.
+    INSERT and UPDATE, old ones for DELETE). `deltas`: the assigned columns to which UPDATE only adds, and looks at nowhere
+    else, each with what it adds: the index of a parameter, or None for a literal the column holds exactly.
     """
 
     operation: Operation
@@ -154,7 +155,7 @@ class WriteFromQuery(msgspec.Struct, frozen=True):
     query: Query
     assigned: tuple[int, ...] = ()
     returning: Query | None = None
-    deltas: tuple[int, ...] = ()
+    deltas: tuple[tuple[int, int | None], ...] = ()
 
 
 class CreateTable(msgspec.Struct, frozen=True):

@@ -6,32 +6,39 @@ what a policy cannot touch is refused here, by name, before anything is written.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from khonsu_engine.commands import ALL_COLUMNS, ConflictPolicy, Isolation, Operation
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.reading import StatementPolicy
 from khonsu_sql.errors import FeatureNotSupported
+from khonsu_sql.sql.bind import normalise
 from khonsu_sql.sql.plan import Plan, PointWrite, Statement, WriteFromQuery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from khonsu_engine.schema.catalog import Table
+    from khonsu_engine.schema.types import SqlType
+    from khonsu_sql.session import Parameters
 
-__all__ = ["statement_policy"]
+__all__ = ["refuse_policy", "statement_policy"]
 
 _MIXES = (ConflictPolicy.APPEND, ConflictPolicy.MERGE)
 
 
 def statement_policy(
-    statement: Statement, given: ConflictPolicy | None, outer: ConflictPolicy, isolation: Isolation
+    statement: Statement, sets: Iterable[Parameters], given: ConflictPolicy | None, outer: ConflictPolicy, isolation: Isolation
 ) -> StatementPolicy | None:
-    """None: FAIL. `given`: by the statement itself; `outer`: by transaction or session. Raises FeatureNotSupported."""
+    """None: FAIL. `sets`: of parameters, as the user gave them. `given`: by the statement itself; `outer`: by transaction or session.
+
+    Raises FeatureNotSupported, ParameterMismatch."""
     plan = _write_of(statement.plan)
     if plan is None:
-        if given is not None:
-            raise FeatureNotSupported("only INSERT, UPDATE and DELETE take a conflict policy")
+        refuse_policy(given)
         return None
     policy = given
     if policy is None:
@@ -39,12 +46,16 @@ def statement_policy(
         policy = outer if declared is None else ConflictPolicy[declared.upper()]
     if policy is ConflictPolicy.FAIL:
         return None
+    if not set(plan.assigned).isdisjoint(plan.table.key_columns):  # a row that moves is a deletion and an insertion: they go together
+        if given is not None:
+            raise FeatureNotSupported("an UPDATE of the primary key takes no conflict policy", hint="DELETE and INSERT the row instead.")
+        return None
     if plan.returning is not None and isolation is Isolation.SERIALIZABLE:  # what is returned has been read
         return None
     known: StatementPolicy | None = statement.policies.get(policy)
     if known is None:
         known = statement.policies[policy] = _made(plan, policy)
-    return known
+    return _exact_deltas(statement, plan, known, sets) if known.unread else known
 
 
 def _write_of(plan: Plan) -> WriteFromQuery | None:
@@ -53,14 +64,54 @@ def _write_of(plan: Plan) -> WriteFromQuery | None:
     return plan if isinstance(plan, WriteFromQuery) else None
 
 
+def refuse_policy(given: ConflictPolicy | None) -> None:
+    """Of a statement that writes no rows. Raises FeatureNotSupported."""
+    if given is not None:
+        raise FeatureNotSupported("only INSERT, UPDATE and DELETE take a conflict policy")
+
+
 def _made(plan: WriteFromQuery, policy: ConflictPolicy) -> StatementPolicy:
     table = plan.table
-    assigned = sum({1 << position for position in plan.assigned}) if plan.operation is Operation.UPDATE else ALL_COLUMNS
+    assigned = _mask(plan.assigned) if plan.operation is Operation.UPDATE else ALL_COLUMNS
     check = _row_check(table, policy) if table.checks and policy in _MIXES else None
-    unread = 0
+    unread = taken = 0
     if policy is ConflictPolicy.MERGE:
-        unread = sum(1 << position for position in plan.deltas if table.columns[position].merge == "sum")
-    return StatementPolicy(RowPolicy(policy, table, assigned, None, check), unread)
+        sums = [position for position in plan.assigned if table.columns[position].merge == "sum"]
+        unread = _mask(position for position, _ in plan.deltas if position in sums and _is_exact(table.columns[position].type))
+        taken = _mask(sums) & ~unread
+    elif policy is ConflictPolicy.REPLACE:
+        taken = _mask(range(len(table.columns))) & ~assigned
+    return StatementPolicy(RowPolicy(policy, table, assigned, None, check), unread, taken)
+
+
+def _mask(positions: Iterable[int]) -> int:
+    return sum({1 << position for position in positions})
+
+
+def _is_exact(sql_type: SqlType) -> bool:
+    """Can what was added be found again, by subtraction? Not with floating-point numbers."""
+    return sql_type.is_integer or sql_type.kind == "DECIMAL"
+
+
+def _exact_deltas(statement: Statement, plan: WriteFromQuery, policy: StatementPolicy, sets: Iterable[Parameters]) -> StatementPolicy:
+    """The policy of an UPDATE with these sets of parameters: a number that is rounded when it is added makes its column one that is read,
+    because what it adds depends on what was there."""
+    added = [(position, index) for position, index in plan.deltas if index is not None and policy.unread >> position & 1]
+    if not added:
+        return policy
+    inexact = 0
+    for parameters in sets:
+        values = normalise(statement.parameters, parameters)
+        inexact |= _mask(position for position, index in added if not _is_added_exactly(plan.table.columns[position].type, values[index]))
+    return replace(policy, unread=policy.unread & ~inexact, taken=policy.taken | inexact) if inexact else policy
+
+
+def _is_added_exactly(sql_type: SqlType, value: Any) -> bool:
+    if type(value) is int:
+        return -(1 << 63) < value < 1 << 63
+    if type(value) is Decimal and sql_type.kind == "DECIMAL" and value.is_finite():
+        return -int(value.as_tuple().exponent) <= sql_type.scale
+    return value is None
 
 
 def _row_check(table: Table, policy: ConflictPolicy) -> Callable[[Any], str | None]:

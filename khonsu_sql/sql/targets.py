@@ -27,7 +27,7 @@ class Written:
         self.alias = alias
         self.select: Any = None
         self.assigned: tuple[int, ...] = ()
-        self.deltas: tuple[int, ...] = ()
+        self.deltas: tuple[tuple[int, int | None], ...] = ()
         self.shape: Shape | None = None
 
 

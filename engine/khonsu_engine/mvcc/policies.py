@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Context, Decimal
+from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -23,7 +25,7 @@ from khonsu_engine.schema.sql_type import SqlType
 __all__ = ["CONFLICT", "MERGE_RULES", "RowPolicy", "decided", "merge_rule_fits"]
 
 
-class RowPolicy(msgspec.Struct, frozen=True):
+class RowPolicy(msgspec.Struct, frozen=True, dict=True):
     """The policy of one buffered row.
 
     `table`: the base table's schema. `assigned`: the columns written, as a bit mask (INSERT and DELETE: all). `combine`: instead of the
@@ -36,6 +38,11 @@ class RowPolicy(msgspec.Struct, frozen=True):
     assigned: int
     combine: Callable[[Row | None, Row, Row | None], Row | None] | None = None
     check: Callable[[Row], str | None] | None = None
+
+    @cached_property
+    def keys(self) -> int:
+        """The key columns, as a bit mask."""
+        return sum(1 << position for position in self.table.key_columns)
 
     def with_assigned(self, assigned: int) -> RowPolicy:
         """The same for more columns."""
@@ -57,6 +64,8 @@ def decided(policy: RowPolicy, mine: Write, theirs: Row | None, timestamp: Times
 
     None: nothing, theirs stays. CONFLICT: as under FAIL. Raises CheckViolation, NumericOutOfRange."""
     kind = policy.policy
+    if mine.row is None and mine.before is None:  # inserted and deleted again: there is nothing to put in its place
+        return CONFLICT
     if kind is ConflictPolicy.IGNORE:
         return None
     row = mine.row
@@ -101,7 +110,10 @@ def _merged(policy: RowPolicy, before: Row | None, mine: Row, theirs: Row) -> Ro
         if before is not None and not policy.assigned >> number & 1:
             row.append(other)
         elif rule == "sum" and own is not None and other is not None:
-            row.append(_sum(column.type, base, own, other))
+            total = _sum(column.type, base, own, other)
+            if isinstance(total, float) and not isfinite(total):  # what was added to infinity cannot be told
+                return None
+            row.append(total)
         elif _same(own, other) or (before is not None and _same(other, base)):
             row.append(own)
         elif rule is None or rule == "sum":
