@@ -110,8 +110,7 @@ SNAPSHOTS = (
         "            if catalog.timestamp <= timestamp:\n                return catalog\n",
         "            return catalog\n",
         "a snapshot sees the tables of its moment",
-        (CONTRACT, SCRIPTS),
-        "contracts or ddl or snapshots",
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "dropped-table-forgotten-early",
@@ -136,7 +135,7 @@ SNAPSHOTS = (
         "            if timestamp >= head.older_end:\n                return PRUNED\n",
         "",
         "the same, in the function compiled statements call",
-        (MEMTABLE_TESTS, MACHINE, SNAPSHOT_TESTS),
+        (MEMTABLE_TESTS,),
     ),
     Mutant(
         "deletion-is-no-change",

@@ -10,7 +10,6 @@ CONTRACT = "tests/contracts/test_transaction.py"
 HERMITAGE = "tests/interleavings/test_hermitage.py"
 EVERY = "tests/interleavings/test_every_interleaving.py"
 SCRIPTS = "tests/scripts/test_scripts.py"
-RESTARTS = "tests/driver/test_restarts.py"
 EXACT = "tests/sql/test_false_conflicts.py"
 
 TRANSACTION = "khonsu_engine.transaction"
@@ -98,8 +97,8 @@ TRANSACTIONS = (
         "            refusal = None if before is None else validate(database.state, before)\n",
         "            refusal = None\n",
         "a refresh moves the snapshot only when all that was read stands",
-        (HERMITAGE, SCRIPTS),
-        "hermitage or read_refresh or interleavings",
+        (SCRIPTS,),
+        "read_refresh",
     ),
     Mutant(
         "base-timestamp-moved-by-refresh",
@@ -109,8 +108,8 @@ TRANSACTIONS = (
         "            for rows in self._writes.values():\n"
         "                rows.update({key: type(write)(write.operation, key, write.row, write.before, timestamp) for key, write in rows.items()})\n",
         "a buffered write is validated from the version it was computed from: a refresh hides no lost update",
-        (SCRIPTS, HERMITAGE, EVERY),
-        "read_refresh or interleavings",
+        (SCRIPTS,),
+        "read_refresh",
     ),
     Mutant(
         "plain-select-refreshes",
@@ -158,8 +157,8 @@ TRANSACTIONS = (
         "        self._reads.restore(mark[1])\n",
         "",
         "a statement that starts again reads anew: what it read before does not make it fail",
-        (HERMITAGE, SCRIPTS),
-        "read_refresh or interleavings",
+        (SCRIPTS,),
+        "read_refresh",
     ),
     Mutant(
         "restart-keeps-what-it-wrote",
@@ -167,7 +166,7 @@ TRANSACTIONS = (
         "        self.rollback_to(mark[0])\n        self._reads",
         "        self._reads",
         "a statement that starts again has changed nothing: no row is changed twice",
-        (RESTARTS, SCRIPTS, EVERY),
+        ("tests/sql/test_locks_held.py",),
     ),
     Mutant(
         "rolled-back-insert-not-read",
@@ -191,7 +190,8 @@ TRANSACTIONS = (
         "            if timestamp > base:\n                raise Superseded(",
         "            if False:\n                raise Superseded(",
         "READ COMMITTED starts again on a newer row instead of failing",
-        (HERMITAGE,),
+        (SCRIPTS,),
+        "read_refresh",
     ),
     Mutant(
         "savepoint-keeps-a-write",
