@@ -9,11 +9,8 @@ __all__ = ["SNAPSHOTS"]
 CONTRACT = "tests/contracts/test_transaction.py"
 SNAPSHOT_TESTS = "tests/engine/test_snapshots.py"
 MEMTABLE_TESTS = "tests/engine/test_columns_memtable.py"
-MACHINE = "tests/engine/test_columns_machine.py"
-SEGMENTS = "tests/engine/test_columns_segment.py"
-THREADS = "tests/engine/test_threads.py"
-HERMITAGE = "tests/interleavings/test_hermitage.py"
-SCRIPTS = "tests/scripts/test_scripts.py"
+CHECKPOINTS = "tests/engine/test_checkpoint_interleavings.py"
+DURABILITY = "tests/engine/test_durability.py"
 
 MEMTABLE = "khonsu_engine.columns.memtable"
 TABLE = "khonsu_engine.columns.table_version"
@@ -118,8 +115,7 @@ SNAPSHOTS = (
         "        upto = min(timestamp, database.horizon())\n",
         "        upto = timestamp\n",
         "a dropped table stays as long as a snapshot sees it",
-        (SCRIPTS, SNAPSHOT_TESTS),
-        "ddl or snapshots",
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "pruned-hole-answers",
@@ -151,7 +147,7 @@ SNAPSHOTS = (
         "            if version.row is None and version.timestamp > horizon:\n",
         "            if False:\n",
         "a deletion that went through a checkpoint is a conflict all the same",
-        (SNAPSHOT_TESTS, MACHINE),
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "flush-takes-too-much",
@@ -159,7 +155,7 @@ SNAPSHOTS = (
         "for version in log[start : start + SLICE] if version.timestamp <= timestamp)",
         "for version in log[start : start + SLICE])",
         "a checkpoint moves nothing that is newer than its cut",
-        (MACHINE,),
+        (CHECKPOINTS, DURABILITY),
     ),
     Mutant(
         "bulk-rows-seen-too-early",
@@ -167,7 +163,7 @@ SNAPSHOTS = (
         "            previous=self.settled(settled),\n",
         "            previous=None,\n",
         "a snapshot older than a bulk write does not see its rows",
-        (MACHINE, SNAPSHOT_TESTS),
+        (DURABILITY,),
     ),
     Mutant(
         "mask-hides-the-newest",
@@ -199,7 +195,7 @@ SNAPSHOTS = (
         "        while slot >= 0 and state.begin[slot] > timestamp:\n            slot = int(state.earlier[slot])\n",
         "",
         "own writes hide the version the transaction sees, not one that came later",
-        (MACHINE, SNAPSHOT_TESTS),
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "tombstone-ends-nothing",
@@ -215,7 +211,7 @@ SNAPSHOTS = (
         "        hidden = positions[timestamps <= timestamp]\n",
         "        hidden = positions\n",
         "a snapshot sees rows of segments that were replaced later",
-        (SNAPSHOT_TESTS, MACHINE),
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "segment-row-shown-too-long",
@@ -223,7 +219,7 @@ SNAPSHOTS = (
         "        hidden = positions[timestamps <= timestamp]\n",
         "        hidden = positions[timestamps < timestamp]\n",
         "a row of a segment that was replaced at the snapshot's moment is gone",
-        (SNAPSHOT_TESTS, MACHINE),
+        (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "zone-map-narrows",
@@ -231,6 +227,6 @@ SNAPSHOTS = (
         "            return below or equal, above\n",
         "            return below, above\n",
         "a chunk whose least value is the bound of <= is read",
-        (SEGMENTS, MACHINE, SCRIPTS),
+        ("tests/engine/test_zone_map.py",),
     ),
 )

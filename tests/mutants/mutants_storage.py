@@ -1,4 +1,7 @@
-"""Bugs of durability: what is told before it is safe, and what is believed though it is damaged."""
+"""Bugs of durability: what is told before it is safe, and what is believed though it is damaged.
+
+Left out: what is tested in processes of their own, where nothing is planted (the fork guard, kill loops).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ STORAGE = (
         "                state.durable = mark[2]\n",
         "                state.durable = state.published\n",
         "what was appended while a sync was under way is not covered by it",
-        (DURABILITY,),
+        ("tests/engine/test_snapshots.py",),
     ),
     Mutant(
         "failed-sync-swallowed",
@@ -128,15 +131,7 @@ STORAGE = (
         "    if missing:\n",
         "    if False:\n",
         "a file that is missing is told when the database is opened",
-        (DAMAGE, CRASH_POINTS),
-    ),
-    Mutant(
-        "manifest-holds-later-deaths",
-        "khonsu_engine.storage.checkpoint",
-        "    return view if early.all() else SegmentView(view.segment, view.dead[early], view.dead_timestamps[early])\n",
-        "    return view\n",
-        "a checkpoint holds nothing that was committed after its cut: deletions",
-        (DURABILITY, "tests/engine/test_checkpoint_interleavings.py", "tests/engine/test_manifest.py"),
+        (DAMAGE,),
     ),
     Mutant(
         "manifest-holds-later-segments",
@@ -161,14 +156,5 @@ STORAGE = (
         "        before, self._named",
         "the log is cut only when the manifest that replaces it is durable",
         (DURABILITY, CRASH_POINTS),
-    ),
-    Mutant(
-        "fork-guard-off",
-        "khonsu_engine.storage.forks",
-        "os.register_at_fork(after_in_child=_poison_all)",
-        "",
-        "a forked child writes nothing into its parent's database",
-        ("tests/engine/test_rocks.py",),
-        "fork",
     ),
 )
