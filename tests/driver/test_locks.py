@@ -128,8 +128,6 @@ def test_the_youngest_of_a_deadlock_loses_at_once(three: tuple[Connection, ...],
     """Acceptance 12: one victim, told by its own request, without any timeout; the other goes on."""
     one, two, watcher = three
     one.isolation_level = two.isolation_level = level
-    for connection in (one, two):
-        connection.execute("SET lock_timeout = 0")
     bump(one, 1)
     bump(two, 2)
     waiting = aside(lambda: bump(one, 2))

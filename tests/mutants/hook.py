@@ -93,21 +93,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.failed:
         kind = "" if call.excinfo is None else call.excinfo.type.__name__
         note(test=item.nodeid, phase=report.when, kind=kind, said="" if call.excinfo is None else str(call.excinfo.value)[:500])
+        if report.when != "setup":
+            os._exit(1)  # a bug may have left threads behind that wait for ever: there is nothing to tear down
     return report
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave at once: a bug may have left threads behind that wait for ever, and what they tear down proves nothing."""
-    code = ENDED.get("code")
-    if code is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def pytest_sessionfinish(exitstatus: int) -> None:
-    ENDED["code"] = int(exitstatus)
-
-
-ENDED: dict[str, int] = {}

@@ -47,9 +47,8 @@ LOCKS = (
         LOCKS_ROOM,
         "weakref.ref(transaction, self._dropped.append)",
         "weakref.ref(transaction)",
-        "a connection that is garbage holds nothing",
-        (LOCK_TESTS,),
-        hangs=True,
+        "a transaction that is garbage holds nothing",
+        (HELD,),
     ),
     Mutant(
         "optimistic-commit-ignores-hard-locks",

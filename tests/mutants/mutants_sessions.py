@@ -9,7 +9,6 @@ __all__ = ["SESSIONS"]
 TRANSACTIONS = "tests/sql/test_session_transactions.py"
 RESTARTS = "tests/driver/test_restarts.py"
 HERMITAGE = "tests/interleavings/test_hermitage.py"
-INTERRUPT = "tests/driver/test_interrupt.py"
 SCRIPTS = "tests/scripts/test_scripts.py"
 
 CORE = "khonsu_sql.core"
@@ -95,7 +94,7 @@ SESSIONS = (
         "        self.transaction.interrupted(ends=ends or (self.autocommit and not self.transaction.explicit))\n",
         "",
         "Ctrl-C leaves nothing half done behind",
-        (INTERRUPT, "tests/driver/test_locks.py"),
+        (TRANSACTIONS,),
     ),
     Mutant(
         "interrupt-tears-a-commit",

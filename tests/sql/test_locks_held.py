@@ -5,6 +5,7 @@ One thread plays all sessions, but for the last story. Who waits and who loses i
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -81,6 +82,16 @@ def test_locks_outlive_a_restart(stage: Stage) -> None:
     assert isinstance(session.ask(None), Result)
     session.run("COMMIT")
     assert stage.manager.run("SELECT k, n FROM t WHERE k < 3") == [(1, 11), (2, 8)]
+
+
+def test_a_transaction_that_is_garbage_holds_nothing(stage: Stage) -> None:
+    table = next(table for table in stage.database.catalog.tables.values() if table.name == "t")
+    transaction = stage.database.begin(restarts=True, locking=Locking.PESSIMISTIC)
+    assert transaction.lock(table.id, 1, LockMode.EXCLUSIVE)
+    assert [info.target for info in locked(stage)] == [1]
+    del transaction
+    gc.collect()
+    assert locked(stage) == []
 
 
 def test_read_committed_locks_hard_unless_it_was_told_to_be_optimistic(stage: Stage) -> None:
