@@ -948,7 +948,7 @@ STORIES: tuple[Story, ...] = (
 )
 
 ELSEWHERE = {
-    "10": "threads and retries: test_hermitage plays it as drawn schedules with retry; with threads it is in tests/engine/test_threads.py",
+    "10": "threads and retries: test_hermitage plays it as drawn schedules with retry; with threads it is in tests/driver/test_locks.py",
     "11": "prefix intents: their SQL spelling is not in the design yet",
     "17": "MERGE of sums: how a column gets its rule is not spelled in the design yet",
 }

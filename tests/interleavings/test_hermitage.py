@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from random import Random
 
@@ -41,6 +42,8 @@ from tests.interleavings.hermitage import (
     verdict,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
+
 LEVEL_CASES = [pytest.param(configuration, id=configuration.name) for configuration in CONFIGURATIONS]
 
 
@@ -75,6 +78,15 @@ def test_a_story_without_a_script(number: str) -> None:
 def test_all_eighteen_are_accounted_for() -> None:
     assert {story.number for story in STORIES} | set(ELSEWHERE) == {str(number) for number in range(1, 19)}
     assert not {story.number for story in STORIES} & set(ELSEWHERE)
+
+
+def test_the_table_of_stories_names_what_exists() -> None:
+    text = (ROOT / "tests" / "scripts" / "README.md").read_text().partition("## The acceptance stories")[2]
+    rows = re.findall(r"^\| (\d+) .*$", text, re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 19)]
+    for name in set(re.findall(r"`([\w/]+\.\w+)`", text)):
+        places = (ROOT / name, ROOT / "tests" / "scripts" / name, ROOT / "tests" / "interleavings" / name)
+        assert any(place.exists() for place in places), name
 
 
 # --- story 10: increments with retry
@@ -128,7 +140,7 @@ class Worker:
 # --- the table, and the players themselves
 
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "isolation.md"
+DOCUMENT = ROOT / "docs" / "isolation.md"
 
 
 def test_the_table_of_the_document(request: pytest.FixtureRequest) -> None:
