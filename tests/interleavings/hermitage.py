@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from khonsu_engine import locks
+from khonsu_engine import lock_waiter
 from khonsu_sql.errors import Error
 from khonsu_sql.requests import End, Execute, Request
 from tests.interleavings.harness import (
@@ -430,11 +430,11 @@ PATIENT_SECONDS = 1.0
 
 def markdown() -> str:
     """The table *anomaly × level*, as played now, between its two markers; where the modes of a level differ, each says its own."""
-    patience, locks.PATIENCE_SECONDS = locks.PATIENCE_SECONDS, PATIENT_SECONDS
+    patience, lock_waiter.PATIENCE_SECONDS = lock_waiter.PATIENCE_SECONDS, PATIENT_SECONDS
     try:
         rows = [[name, case.title, *(cell(case, level) for level in LEVELS)] for name, case in CASES.items()]
     finally:
-        locks.PATIENCE_SECONDS = patience
+        lock_waiter.PATIENCE_SECONDS = patience
     heads = ["anomaly", "what happens", *LEVELS]
     lines = [BEGIN_MARKER, f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *(f"| {' | '.join(row)} |" for row in rows)]
     if REFUSED:

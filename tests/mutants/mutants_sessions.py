@@ -74,9 +74,9 @@ SESSIONS = (
     ),
     Mutant(
         "script-is-no-transaction",
-        CORE,
-        "        return [script] if whole and script else [[unit] for unit in script]\n",
-        "        return [[unit] for unit in script]\n",
+        "khonsu_sql.script",
+        "    return [script] if whole and script else [[unit] for unit in script]\n",
+        "    return [[unit] for unit in script]\n",
         "a call of several statements in autocommit is one transaction",
         (TRANSACTIONS,),
     ),

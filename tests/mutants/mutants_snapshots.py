@@ -17,7 +17,7 @@ TABLE = "khonsu_engine.columns.table_version"
 SCAN = "khonsu_engine.columns.scan"
 RECENT = "khonsu_engine.columns.recent"
 REGISTRY = "khonsu_engine.snapshots"
-COMMITTER = "khonsu_engine.committer"
+TRIMMING = "khonsu_engine.trimming"
 STATE = "khonsu_engine.state_machine"
 
 SNAPSHOTS = (
@@ -56,8 +56,8 @@ SNAPSHOTS = (
     Mutant(
         "chain-pruned-under-a-registering-snapshot",
         REGISTRY,
-        "            return self._snapshots.readers(self._state.durable)\n",
-        "            return self._snapshots.readers(self._state.published)\n",
+        "self._known = self._snapshots.readers(self._state.durable)",
+        "self._known = self._snapshots.readers(self._state.published)",
         "the horizon is where the next snapshot may be taken: at the last durable commit",
         (SNAPSHOT_TESTS,),
     ),
@@ -87,17 +87,17 @@ SNAPSHOTS = (
     ),
     Mutant(
         "write-set-dropped-early",
-        COMMITTER,
-        "            if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:\n",
-        "            if len(listed) > CHANGES_TRIM:\n",
+        TRIMMING,
+        "        if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:\n",
+        "        if len(listed) > CHANGES_TRIM:\n",
         "a change is remembered as long as a snapshot is older than it",
         (SNAPSHOT_TESTS,),
     ),
     Mutant(
         "write-set-dropped-under-the-oldest",
-        COMMITTER,
-        "        horizon = readers.active[0] if readers.active else readers.newest\n",
-        "        horizon = readers.newest\n",
+        TRIMMING,
+        "    horizon = readers.active[0] if readers.active else readers.newest\n",
+        "    horizon = readers.newest\n",
         "the same, for the oldest of them",
         (SNAPSHOT_TESTS,),
     ),

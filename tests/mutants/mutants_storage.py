@@ -72,8 +72,8 @@ STORAGE = (
     Mutant(
         "point-row-told-before-it-is-durable",
         "khonsu_sql.fast_lane",
-        "                if engine.seen > self._state.durable:\n",
-        "                if False:\n",
+        "                rows = plan.run(engine, _values(plan.names, parameters))\n                engine.fresh = False\n                if engine.seen > self._state.durable:\n",
+        "                rows = plan.run(engine, _values(plan.names, parameters))\n                engine.fresh = False\n                if False:\n",
         "nor does one of the point path",
         (SESSION_DURABILITY,),
     ),

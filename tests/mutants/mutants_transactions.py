@@ -20,8 +20,8 @@ TRANSACTIONS = (
     Mutant(
         "read-of-no-row-lost",
         READING,
-        "        if self._recording or constraint:\n            self._record(table, key, columns, constraint)\n        return self.peek(table, key)",
-        "        row = self.peek(table, key)\n        if row is not None and (self._recording or constraint):\n            self._record(table, key, columns, constraint)\n        return row",
+        "            self._record(table, key, columns, constraint)\n        return self.peek(table, key)",
+        "            if self.peek(table, key) is not None:\n                self._record(table, key, columns, constraint)\n        return self.peek(table, key)",
         "a read of an absent key is a read",
         (CONTRACT,),
     ),
@@ -36,9 +36,9 @@ TRANSACTIONS = (
     Mutant(
         "zero-row-scan-lost",
         READING,
-        "        self.record(table, range, predicate, read_columns, constraint=constraint)\n",
+        "        if not recorded:\n            self.record(",
         "        if any(__import__('khonsu_engine.mvcc.predicates', fromlist=['matcher']).matcher(predicate)(row) for _, row in self._pinned(table)[0].rows(self.read_timestamp, range)):\n"
-        "            self.record(table, range, predicate, read_columns, constraint=constraint)\n",
+        "            self.record(",
         "a search that finds nothing is a read",
         (EXACT,),
     ),
@@ -77,7 +77,7 @@ TRANSACTIONS = (
     ),
     Mutant(
         "point-path-range-reads-no-columns",
-        "khonsu_sql.sql.point_scan",
+        "khonsu_sql.sql.point_readers",
         'filter{source}, columns={self.masks[source]}, reverse={reverse})"',
         'filter{source}, columns=0, reverse={reverse})"',
         "the same, for ranges on the point path",
@@ -94,7 +94,7 @@ TRANSACTIONS = (
     Mutant(
         "refresh-without-validation",
         TRANSACTION,
-        "            refusal = None if before is None else validate(database.state, before)\n",
+        "            refusal = None if before is None else validate(database.state, _judged_now(before))\n",
         "            refusal = None\n",
         "a refresh moves the snapshot only when all that was read stands",
         (SCRIPTS,),
@@ -103,7 +103,8 @@ TRANSACTIONS = (
     Mutant(
         "base-timestamp-moved-by-refresh",
         TRANSACTION,
-        "            refusal = None if before is None else validate(database.state, before)\n",
+        "            refusal = None if before is None else validate(database.state, _judged_now(before))\n",
+        "            before = None if before is None else _judged_now(before)\n"
         "            refusal = None if before is None else validate(database.state, type(before)(*[getattr(before, name) if name != 'writes' else {} for name in before.__struct_fields__]))\n"
         "            for rows in self._writes.values():\n"
         "                rows.update({key: type(write)(write.operation, key, write.row, write.before, timestamp) for key, write in rows.items()})\n",
@@ -179,8 +180,8 @@ TRANSACTIONS = (
     Mutant(
         "failed-insert-not-read",
         WRITING,
-        "        if self._recording:\n            self._record(table, key, NO_COLUMNS, False)\n        return duplicate(",
-        "        return duplicate(",
+        "        if self._recording:\n            self._record(table, key, NO_COLUMNS, False)\n        version = self._tables[table]\n",
+        "        version = self._tables[table]\n",
         "that a key was taken is a read",
         (EVERY + "::test_what_a_failed_insert_has_read_stays_read",),
     ),
@@ -227,4 +228,3 @@ TRANSACTIONS = (
         (HERMITAGE,),
     ),
 )
-"""Left out until there are conflict policies: a row that a policy changed and whose index entries were not derived again."""
