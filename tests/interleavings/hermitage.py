@@ -949,8 +949,8 @@ STORIES: tuple[Story, ...] = (
 
 ELSEWHERE = {
     "10": "threads and retries: test_hermitage plays it as drawn schedules with retry; with threads it is in tests/driver/test_locks.py",
-    "11": "prefix intents: their SQL spelling is not in the design yet",
-    "17": "MERGE of sums: how a column gets its rule is not spelled in the design yet",
+    "11": "prefix intents, as ranges of FOR UPDATE: tests/scripts/isolation/table_locks.txt and tests/driver/test_row_locks.py",
+    "17": "sums under MERGE: tests/scripts/isolation/policies.txt",
 }
 """Acceptance stories without a script here, and why."""
 

@@ -53,7 +53,7 @@ SESSIONS = (
         "        if ends or not self._savepoints or not isinstance(error, Exception):\n            self.rollback()\n",
         "        if ends:\n            self.rollback()\n",
         "a statement that fails lets go of everything at once",
-        (HERMITAGE, "tests/driver/test_locks.py"),
+        ("tests/driver/test_locks.py::test_a_failed_statement_lets_go",),
         hangs=True,
     ),
     Mutant(

@@ -31,7 +31,7 @@ TRANSACTIONS = (
         "        if predicate is not None:\n            self.record(table, range, predicate, columns)\n",
         "        if predicate is not None and any(True for _ in self._pinned(table)[0].rows(self.read_timestamp, range)):\n            self.record(table, range, predicate, columns)\n",
         "a range without rows is a read",
-        (EXACT,),
+        (EXACT + "::test_a_read_of_nothing_is_a_read",),
     ),
     Mutant(
         "zero-row-scan-lost",
@@ -40,7 +40,7 @@ TRANSACTIONS = (
         "        if any(__import__('khonsu_engine.mvcc.predicates', fromlist=['matcher']).matcher(predicate)(row) for _, row in self._pinned(table)[0].rows(self.read_timestamp, range)):\n"
         "            self.record(",
         "a search that finds nothing is a read",
-        (EXACT,),
+        (EXACT + "::test_a_read_of_nothing_is_a_read",),
     ),
     Mutant(
         "second-read-narrows-the-first",
@@ -48,7 +48,7 @@ TRANSACTIONS = (
         "            by_key[key] = by_key.get(key, 0) | columns",
         "            by_key[key] = columns",
         "columns read of a row add up",
-        (EXACT,),
+        (EXACT + "::test_the_columns_of_several_reads_of_a_row_add_up",),
     ),
     Mutant(
         "guarded-keys-only-at-serializable",
@@ -73,7 +73,7 @@ TRANSACTIONS = (
         "        columns = ALL_COLUMNS if self.whole else self.columns\n",
         "        columns = ALL_COLUMNS if self.whole else 0\n",
         "the columns a statement uses are what it reads",
-        (EXACT,),
+        (EXACT + "::test_the_columns_used_are_those_that_conflict",),
     ),
     Mutant(
         "point-path-range-reads-no-columns",
@@ -81,7 +81,7 @@ TRANSACTIONS = (
         'filter{source}, columns={self.masks[source]}, reverse={reverse})"',
         'filter{source}, columns=0, reverse={reverse})"',
         "the same, for ranges on the point path",
-        (EXACT,),
+        (EXACT + "::test_the_columns_used_are_those_that_conflict",),
     ),
     Mutant(
         "point-path-forgets-a-unique-range",
@@ -89,7 +89,7 @@ TRANSACTIONS = (
         "        if depth == 0 and level.access.index is not None and level.access.bounds:\n            lines += reader.record(level.access)\n",
         "",
         "a range of a unique constraint is read as a condition on its table",
-        (EXACT,),
+        (EXACT + "::test_a_read_of_nothing_is_a_read",),
     ),
     Mutant(
         "refresh-without-validation",

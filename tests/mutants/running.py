@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 KILLED, SURVIVED, BROKEN = "killed", "SURVIVED", "BROKEN"
 
-TEST_SECONDS = 60
+TEST_SECONDS = 120
 """For one test. What only waits has failed long before."""
 
 RUN_SECONDS = 600
