@@ -10,7 +10,7 @@ STAMP   = $(VENV)/.installed
 # What the profile of tiny bounds runs again; the engine knows no point path, so that profile needs the front only.
 PROFILED = tests/contracts tests/driver tests/engine tests/scripts tests/sql
 
-.PHONY: demo test test-deep soak interleavings histories bench lint clean help
+.PHONY: demo test test-deep soak interleavings histories mutants bench lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make test       the tests (make test-deep, make soak: the long ones, with fresh seeds)"
 	@echo "make interleavings   every interleaving of small programs, at every level and mode: hours"
 	@echo "make histories  a million random transactions per level, judged by the history checker"
+	@echo "make mutants    seeded bugs, one at a time: the tests must notice each of them; minutes"
 	@echo "make bench      side by side with sqlite3, DuckDB and PostgreSQL"
 	@echo "make lint       ruff and mypy --strict"
 
@@ -48,6 +49,9 @@ interleavings: $(STAMP)
 
 histories: $(STAMP)
 	KHONSU_HISTORIES=1000000 $(PYTEST) -n 2 -m deep --timeout 36000 tests/histories $(ARGS)
+
+mutants: $(STAMP)
+	$(VENV)/bin/python -m tests.mutants $(ARGS)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks $(ARGS)

@@ -38,7 +38,11 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--rewrite", action="store_true", help="tests/scripts: write what was observed into the stories; read the diff")
+    parser.addoption(
+        "--rewrite",
+        action="store_true",
+        help="write what was observed into the stories (tests/scripts) and docs/isolation.md; read the diff",
+    )
 
 
 def pytest_report_header() -> str:

@@ -123,8 +123,11 @@ def test_lock_timeout(three: tuple[Connection, ...]) -> None:
     assert held(watcher) == 0
 
 
-def test_the_youngest_of_a_deadlock_loses_at_once(three: tuple[Connection, ...]) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_youngest_of_a_deadlock_loses_at_once(three: tuple[Connection, ...], level: str) -> None:
+    """Acceptance 12: one victim, told by its own request, without any timeout; the other goes on."""
     one, two, watcher = three
+    one.isolation_level = two.isolation_level = level
     bump(one, 1)
     bump(two, 2)
     waiting = aside(lambda: bump(one, 2))
@@ -136,6 +139,8 @@ def test_the_youngest_of_a_deadlock_loses_at_once(three: tuple[Connection, ...])
     assert waiting.result(PATIENCE) == 1
     one.commit()
     assert watcher.execute("SELECT v FROM t ORDER BY k").fetchall() == [(11,), (21,), (30,)]
+    metrics = watcher._lease.database.metrics
+    assert (metrics["deadlocks"], metrics["lock_timeouts"], held(watcher)) == (1, 0, 0)
 
 
 def test_the_youngest_may_be_the_one_that_waits(three: tuple[Connection, ...]) -> None:

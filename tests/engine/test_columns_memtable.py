@@ -120,6 +120,17 @@ def test_a_pruned_chain_says_so() -> None:
     assert memtable.get(1, 5) is None, "below the chain the segments know"
 
 
+def test_a_table_says_so_too() -> None:
+    """By the function that compiled statements call, which has the search in its own cells."""
+    memtable = Memtable(TABLE)
+    table = TableVersion(TABLE, (), memtable)
+    for timestamp in (10, 20, 30, 40):
+        memtable.install(version(1, timestamp, f"{timestamp}"))
+    memtable.prune(1, 35, [22])
+    found = [table.get(1, timestamp) for timestamp in range(5, 46, 5)]
+    assert found == [None, PRUNED, PRUNED, (1, "20"), (1, "20"), (1, "30"), (1, "30"), (1, "40"), (1, "40")]
+
+
 def test_pruning_keeps_what_a_later_snapshot_may_need() -> None:
     memtable = Memtable(TABLE)
     for timestamp in (10, 20, 30):

@@ -6,6 +6,9 @@ seen is a log that lost its last records: they look like records that were never
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 
 from khonsu_engine.database import Database
@@ -13,7 +16,7 @@ from khonsu_engine.errors import CorruptDatabase
 from khonsu_engine.protocols import Delete, Put
 from khonsu_engine.storage.keys import log_index, log_key, log_range
 from tests.engine.accounts import NEVER_BY_ITSELF, contents, create, delete, finish, got, insert, put_bulk, scanned, update
-from tests.stores import CrashingStore
+from tests.stores import CrashingStore, _Around
 
 LARGE = "x" * 70_000
 
@@ -85,6 +88,28 @@ def test_a_lost_record_is_a_hole(whole: tuple[CrashingStore, dict[str, dict[int,
             opens(damaged)
 
 
+class ShortStore(_Around):
+    """A store whose scans end early, without an error, as a damaged index lets them: `short` entries are never shown."""
+
+    short = 1
+
+    def scan(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        found = list(self.inner.scan(start, end, reverse=reverse))
+        return iter(found[: -self.short] if end == log_range(1)[1] else found)
+
+    def _call(self, call: str, action: Callable[[], Any], keys: tuple[bytes, ...] = (), name: str = "") -> Any:
+        return action()
+
+
+@pytest.mark.parametrize("short", [1, 3])
+def test_a_log_that_is_not_read_to_its_end_is_told(whole: tuple[CrashingStore, dict[str, dict[int, int]]], short: int) -> None:
+    disk, _ = whole
+    store = ShortStore(copy(disk))
+    store.short = short
+    with pytest.raises(CorruptDatabase, match="beyond record"):
+        Database(store, limits=NEVER_BY_ITSELF)
+
+
 def test_a_damaged_record_is_named(whole: tuple[CrashingStore, dict[str, dict[int, int]]]) -> None:
     disk, _ = whole
     for index in records(disk):
@@ -118,7 +143,7 @@ def test_a_lost_file_is_named(whole: tuple[CrashingStore, dict[str, dict[int, in
         damaged = copy(disk)
         damaged.remove_file(name)
         with pytest.raises(CorruptDatabase, match=name):
-            opens(damaged)
+            Database(damaged, limits=NEVER_BY_ITSELF)  # at once, not when somebody reads it
 
 
 def test_a_damaged_file_is_named_at_the_latest_when_it_is_read(whole: tuple[CrashingStore, dict[str, dict[int, int]]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -9,7 +11,17 @@ import pytest
 from khonsu_engine.mvcc import validation
 from khonsu_sql.errors import Error
 from khonsu_sql.requests import End, Execute
-from tests.interleavings.harness import BY_DEFAULT, CONFIGURATIONS, OPTIMISTIC, REPEATABLE_READ, SERIALIZABLE, Configuration, Session, Stage
+from tests.interleavings.harness import (
+    BY_DEFAULT,
+    CONFIGURATIONS,
+    LEVELS,
+    OPTIMISTIC,
+    REPEATABLE_READ,
+    SERIALIZABLE,
+    Configuration,
+    Session,
+    Stage,
+)
 from tests.interleavings.hermitage import (
     BEGIN_MARKER,
     CASES,
@@ -29,6 +41,8 @@ from tests.interleavings.hermitage import (
     play_story,
     verdict,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 LEVEL_CASES = [pytest.param(configuration, id=configuration.name) for configuration in CONFIGURATIONS]
 
@@ -64,6 +78,15 @@ def test_a_story_without_a_script(number: str) -> None:
 def test_all_eighteen_are_accounted_for() -> None:
     assert {story.number for story in STORIES} | set(ELSEWHERE) == {str(number) for number in range(1, 19)}
     assert not {story.number for story in STORIES} & set(ELSEWHERE)
+
+
+def test_the_table_of_stories_names_what_exists() -> None:
+    text = (ROOT / "tests" / "scripts" / "README.md").read_text().partition("## The acceptance stories")[2]
+    rows = re.findall(r"^\| (\d+) .*$", text, re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 19)]
+    for name in set(re.findall(r"`([\w/]+\.\w+)`", text)):
+        places = (ROOT / name, ROOT / "tests" / "scripts" / name, ROOT / "tests" / "interleavings" / name)
+        assert any(place.exists() for place in places), name
 
 
 # --- story 10: increments with retry
@@ -117,11 +140,22 @@ class Worker:
 # --- the table, and the players themselves
 
 
-def test_the_table() -> None:
-    lines = markdown().splitlines()
+DOCUMENT = ROOT / "docs" / "isolation.md"
+
+
+def test_the_table_of_the_document(request: pytest.FixtureRequest) -> None:
+    """docs/isolation.md shows what was played just now. `--rewrite` writes it there; read the diff."""
+    made = markdown()
+    lines = made.splitlines()
     assert (lines[0], lines[-1]) == (BEGIN_MARKER, END_MARKER)
     rows = [line for line in lines if line.startswith("| ")]
-    assert len(rows) == 1 + len(CASES) and {row.count(" | ") for row in rows} == {1 + len(CONFIGURATIONS)}
+    assert len(rows) == 1 + len(CASES) and {row.count(" | ") for row in rows} == {1 + len(LEVELS)}
+    text = DOCUMENT.read_text()
+    begin, end = text.index(BEGIN_MARKER), text.index(END_MARKER) + len(END_MARKER)
+    if text[begin:end] != made and request.config.getoption("--rewrite"):
+        DOCUMENT.write_text(text[:begin] + made + text[end:])
+        return
+    assert text[begin:end].splitlines() == lines, "pytest tests/interleavings/test_hermitage.py -k document --rewrite"
 
 
 def outcome(**changes: object) -> Outcome:

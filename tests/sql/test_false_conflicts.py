@@ -83,3 +83,85 @@ def test_a_row_that_enters_conflicts(connections: tuple[khonsu_sql.Connection, k
     reader.execute("INSERT INTO u VALUES (9000, 0)")
     with pytest.raises(khonsu_sql.errors.SerializationFailure):
         reader.commit()
+
+
+NOTHING = (
+    "SELECT n FROM t WHERE id = 550",
+    "SELECT n FROM t WHERE id IN (540, 550)",
+    "SELECT n FROM t WHERE id BETWEEN 500 AND 600",
+    "SELECT count(*) FROM t WHERE id > 500",
+    "SELECT id FROM t WHERE c = 550",
+    "SELECT id FROM t WHERE c > 500",
+    "SELECT n FROM t WHERE n = 550",
+    "SELECT n FROM t WHERE s LIKE 'nobody%'",
+    "SELECT u.id FROM u JOIN t ON t.n = u.id WHERE t.n = 550",
+    "UPDATE t SET s = 'none' WHERE n = 550",
+    "UPDATE t SET s = 'none' WHERE id = 550",
+    "DELETE FROM t WHERE id > 500",
+    "INSERT INTO u SELECT id, 0 FROM t WHERE n = 550",
+)
+"""What finds nothing, until (550, 550, 'nobody', 550) is there."""
+
+SOMETHING = (
+    "SELECT n FROM t WHERE id = 42",
+    "SELECT n FROM t WHERE id IN (41, 42)",
+    "SELECT n FROM t WHERE id BETWEEN 40 AND 44",
+    "SELECT sum(n) FROM t WHERE id > 40",
+    "SELECT n FROM t WHERE c = 42",
+    "SELECT n FROM t WHERE c > 40",
+    "SELECT id FROM t WHERE n = 42",
+    "SELECT n FROM t ORDER BY id",
+    "SELECT u.id FROM u JOIN t ON t.n = u.id WHERE t.id = 42",
+    "INSERT INTO u SELECT 5000 + n, 0 FROM t WHERE id = 42",
+)
+"""What uses n of row 42, and not its s."""
+
+
+def unique_column(writer: khonsu_sql.Connection) -> None:
+    """t with a column more: c, unique and equal to n."""
+    writer.execute("DROP TABLE t")
+    writer.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, s VARCHAR, c INTEGER UNIQUE)")
+    writer.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", [(n, n, f"row {n}", n) for n in range(100)])
+    writer.commit()
+
+
+def committed_after(reader: khonsu_sql.Connection, writer: khonsu_sql.Connection, read: str, change: str) -> bool:
+    """Does the reader, who writes elsewhere, commit after that change?"""
+    cursor = reader.execute(read)
+    if cursor.description is not None:
+        cursor.fetchall()
+    writer.execute(change)
+    writer.commit()
+    reader.execute("INSERT INTO u VALUES (9000, 0)")
+    try:
+        reader.commit()
+    except khonsu_sql.errors.SerializationFailure:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("read", NOTHING)
+def test_a_read_of_nothing_is_a_read(connections: tuple[khonsu_sql.Connection, khonsu_sql.Connection], read: str) -> None:
+    reader, writer = connections
+    unique_column(writer)
+    assert not committed_after(reader, writer, read, "INSERT INTO t VALUES (550, 550, 'nobody', 550)")
+
+
+@pytest.mark.parametrize("read", SOMETHING)
+def test_the_columns_used_are_those_that_conflict(connections: tuple[khonsu_sql.Connection, khonsu_sql.Connection], read: str) -> None:
+    reader, writer = connections
+    unique_column(writer)
+    assert not committed_after(reader, writer, read, "UPDATE t SET n = -1 WHERE id = 42")
+    writer.execute("UPDATE t SET n = 42 WHERE id = 42")
+    writer.commit()
+    assert committed_after(reader, writer, read, "UPDATE t SET s = 'other' WHERE id = 42")
+
+
+@pytest.mark.parametrize("columns", ["n", "n, s", "s, n"])
+def test_the_columns_of_several_reads_of_a_row_add_up(
+    connections: tuple[khonsu_sql.Connection, khonsu_sql.Connection], columns: str
+) -> None:
+    reader, writer = connections
+    for column in columns.split(", "):
+        reader.execute(f"SELECT {column} FROM t WHERE id = 42").fetchall()
+    assert not committed_after(reader, writer, "SELECT id FROM t WHERE id = 42", "UPDATE t SET n = -1 WHERE id = 42")

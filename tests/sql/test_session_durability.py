@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
 from khonsu_engine.database import Database
 from khonsu_engine.protocols import Ticket
+from khonsu_engine.storage.keys import log_key
 from khonsu_sql import errors
 from khonsu_sql.core import SessionCore
+from khonsu_sql.local import LocalSession
 from khonsu_sql.requests import Answered, Execute
 from khonsu_sql.session import Result, TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
@@ -82,6 +85,35 @@ def test_a_row_count_in_a_transaction_does_not_wait_and_its_rows_do(store: Recor
     store.release_sync()
     assert finished(second, ticket).rows == [(6,)]
     finished(first, pending)
+
+
+def test_a_row_of_the_point_path_waits(store: RecordingStore, database: Database) -> None:
+    """In a transaction that began by writing, and so reads what is published."""
+    first, reader = core_on(database), LocalSession(database)
+    run(first, "INSERT INTO t VALUES (2, 2)")
+    reader.execute("UPDATE t SET n = n WHERE id = 2")  # both plans are compiled by then
+    reader.execute("SELECT n FROM t WHERE id = 1")
+    reader.rollback()
+    store.hold_sync()
+    pending = held(store, first, "UPDATE t SET n = 5 WHERE id = 1")
+    told: list[object] = []
+
+    def read() -> None:
+        reader.execute("UPDATE t SET n = n WHERE id = 2")
+        told.append(reader.execute("SELECT n FROM t WHERE id = 1").rows)
+        store.note("told")
+        reader.rollback()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join(0.1)  # it has been told by then, or it waits
+    store.release_sync()
+    thread.join(10.0)
+    finished(first, pending)
+    assert told == [[(5,)]]
+    (note,) = [event.number for event in store.events if event.name == "told"]
+    assert store.was_durable(log_key(database.state.index), note), "it was told before"
+    reader.close()
 
 
 def test_an_error_waits(store: RecordingStore, database: Database) -> None:

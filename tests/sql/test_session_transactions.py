@@ -7,7 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from khonsu_engine.commands import Isolation
+from khonsu_engine.database import Database
+from khonsu_engine.locks import Locking
 from khonsu_sql import errors
+from khonsu_sql.core import SessionCore
 from khonsu_sql.local import LocalSession
 from khonsu_sql.session import TransactionOptions, TransactionStatus
 
@@ -267,3 +270,36 @@ def test_every_error_fails_the_transaction(table: LocalSession, bad: str) -> Non
 def test_a_result_of_autocommit_is_never_taken_back(table: LocalSession) -> None:
     result = table.execute("UPDATE t SET n = 0 RETURNING id")
     assert sorted(result.rows or ()) == [(1,), (2,)] and result.validity is None
+
+
+@pytest.mark.parametrize("moment", ["within", "after"])
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_ctrl_c_leaves_nothing_half_done(
+    table: LocalSession, connect: Connect, database: Database, monkeypatch: pytest.MonkeyPatch, autocommit: bool, moment: str
+) -> None:
+    """The transaction is rolled back at once, and its owner is told so until ROLLBACK; in autocommit there is nothing to tell."""
+    true_advance = SessionCore._advance
+
+    def within(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    def after(self: SessionCore, error: BaseException | None) -> None:
+        true_advance(self, error)
+        raise KeyboardInterrupt
+
+    session = connect(autocommit=autocommit, locking=Locking.PESSIMISTIC)
+    session.execute("UPDATE t SET n = n + 1 WHERE id = 1")
+    if moment == "within":
+        monkeypatch.setattr("khonsu_sql.core.execute", within)
+    else:
+        monkeypatch.setattr(SessionCore, "_advance", after)
+    with pytest.raises(KeyboardInterrupt):
+        session.execute("SELECT count(*) AS c FROM t")
+    monkeypatch.undo()
+    assert (database.metrics["snapshots"], database.locks.listed()) == (0, [])
+    assert session.status is (IDLE if autocommit else FAILED)
+    if not autocommit:
+        with pytest.raises(errors.InFailedSqlTransaction):
+            session.execute("SELECT 1 AS one")
+        session.rollback()
+    assert rows(session) == [(1, 11 if autocommit else 10), (2, 20)]

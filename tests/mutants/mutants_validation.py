@@ -1,0 +1,201 @@
+"""Bugs of validation: a conflict that is not seen, or one that is none."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+__all__ = ["VALIDATION"]
+
+CONTRACT = "tests/contracts/test_transaction.py"
+BETWEEN = "tests/engine/test_validation.py"
+SOUND = "tests/sql/test_predicate_soundness.py"
+
+MODULE = "khonsu_engine.mvcc.validation"
+
+VALIDATION = (
+    Mutant(
+        "predicate-after-image-only",
+        MODULE,
+        "    old = before is not None and matches(before)\n",
+        "    old = False\n",
+        "a row that leaves a predicate, or is deleted, conflicts",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "predicate-before-image-only",
+        MODULE,
+        "    new = after is not None and matches(after)\n",
+        "    new = False\n",
+        "a row that enters a predicate conflicts: phantoms",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "predicate-ignores-changes-within",
+        MODULE,
+        "        return _differs(before, after, read.columns)\n    return old or new",
+        "        return False\n    return old or new",
+        "a change of a column that was read conflicts, though the row stays within the predicate",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "columns-narrowed",
+        MODULE,
+        "        if columns >> number & 1 and old is not new",
+        "        if columns >> number + 1 & 1 and old is not new",
+        "the columns compared are those that were read",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "columns-widened",
+        MODULE,
+        "        if columns >> number & 1 and old is not new",
+        "        if old is not new",
+        "a change of a column nobody looked at is no conflict",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "absent-keys-not-validated",
+        MODULE,
+        "        elif change.key == key and (change.row is None or change.before is None or _differs(change.before, change.row, columns)):\n            return True",
+        "        elif change.key == key and change.before is not None and (change.row is None or _differs(change.before, change.row, columns)):\n            return True",
+        "an insert of a key that was read as absent conflicts",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "writes-not-validated",
+        MODULE,
+        "            if timestamp > write.base:\n",
+        "            if False:\n",
+        "the first to commit wins, at every level: no lost update",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "guard-predicates-not-validated",
+        MODULE,
+        '        or _predicate_conflict(changes, command.guards, floor, "catalog")\n',
+        "",
+        "DROP TABLE and a write to that table: never both, at every level",
+        (CONTRACT,),
+    ),
+    Mutant(
+        "schema-not-validated",
+        "khonsu_engine.state_machine",
+        "        if current is not seen and (current is None or current.version != seen.version):\n",
+        "        if False:\n",
+        "a write to a table that was dropped meanwhile conflicts",
+        (CONTRACT, "tests/scripts/test_scripts.py"),
+        "contracts or ddl",
+    ),
+    Mutant(
+        "second-look-misses-writes",
+        MODULE,
+        "        elif change.key in keys:\n",
+        "        elif False:\n",
+        "a commit that comes between the look outside the latch and the one under it is seen: many writes",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "second-look-misses-points",
+        MODULE,
+        "        columns = reads.get(change.key)\n",
+        "        columns = None\n",
+        "the same, for many point reads",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "second-look-from-now",
+        "khonsu_engine.committer",
+        "        floor = self.state.published\n        return validate(self.state, command) or max(floor, command.read_timestamp)",
+        "        return validate(self.state, command) or max(self.state.published, command.read_timestamp)",
+        "what is published while the first look goes on is looked at by the second",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "bulk-write-not-validated",
+        MODULE,
+        "    if any(segment.find(change.key) >= 0 for segment in part.segments):\n        return (change.key,)\n    return None",
+        "    return None",
+        "a bulk write over a key that was written meanwhile conflicts",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "bulk-change-missed-by-points",
+        MODULE,
+        "            if change.truncate or any(segment.find(key) >= 0 for segment in change.segments):\n                return True\n",
+        "            if change.truncate:\n                return True\n",
+        "a key that was read as absent and comes in by a bulk write conflicts",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "bulk-change-missed-by-predicates",
+        MODULE,
+        "        return change.truncate or any(segment.may_match(read.range, read.predicate) for segment in change.segments)",
+        "        return change.truncate",
+        "rows that come in by a bulk write are phantoms like others",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "truncate-matches-nothing",
+        MODULE,
+        "        return change.truncate or any(segment.may_match(read.range, read.predicate) for segment in change.segments)",
+        "        return any(segment.may_match(read.range, read.predicate) for segment in change.segments)",
+        "TRUNCATE matches every predicate",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "range-end-excluded",
+        MODULE,
+        "    return not part > high if inclusive else not part >= high",
+        "    return not part >= high",
+        "the last key of a range belongs to it",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "incomparable-key-is-outside",
+        MODULE,
+        "    except TypeError:\n        return True",
+        "    except TypeError:\n        return False",
+        "a key that cannot be compared counts as inside: widen, never narrow",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "predicate-error-is-no-match",
+        "khonsu_engine.mvcc.predicates",
+        "        except (TypeError, ValueError, ArithmeticError, IndexError):\n            return True",
+        "        except (TypeError, ValueError, ArithmeticError, IndexError):\n            return False",
+        "an error while a predicate is evaluated counts as a match",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "predicate-not-takes-null",
+        "khonsu_engine.mvcc.predicates",
+        "                return None if value is None else not value\n",
+        "                return not value\n",
+        "NOT of unknown is unknown: such a row does not conflict",
+        (BETWEEN,),
+    ),
+    Mutant(
+        "or-drops-what-it-cannot-say",
+        "khonsu_sql.sql.predicates",
+        "            if found is None:\n                return None\n            known.append(found)\n        return Or(tuple(known))",
+        "            if found is not None:\n                known.append(found)\n        return Or(tuple(known))",
+        "an OR with a part that has no exact predicate matches every row",
+        (SOUND,),
+    ),
+    Mutant(
+        "negation-loses-the-bound",
+        "khonsu_sql.sql.predicates",
+        '_NEGATED = {"=": "<>", "<>": "=", "<": ">=",',
+        '_NEGATED = {"=": "<>", "<>": "=", "<": ">",',
+        "NOT a < b is a >= b",
+        (SOUND,),
+    ),
+    Mutant(
+        "left-join-thins-out-the-left-side",
+        "khonsu_sql.sql.pushdown",
+        '"right": True, "left": False, "anti": False, "full": False, "other": False}\n_RIGHT',
+        '"right": True, "left": True, "anti": False, "full": False, "other": False}\n_RIGHT',
+        "a condition in ON of a LEFT JOIN does not thin out what is on its left",
+        (SOUND, "tests/sql/test_bind.py"),
+    ),
+)
