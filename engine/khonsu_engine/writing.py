@@ -1,6 +1,6 @@
 """How a transaction writes: rows, bulk files and DDL buffered over its snapshot, with the way back to a savepoint.
 
-Base of `transaction.LocalTransaction`, on top of `reading`; asks `transaction_locks` for write intents. Invariants: a buffered write
+Base of `transaction.LocalTransaction`, on top of `own_policies` and `reading`; asks `transaction_locks` for write intents. Invariants: a buffered write
 keeps the timestamp as of which its key was known; that a key was found free or taken is a read, and stays one when the write is rolled
 back to a savepoint; where statements may start again (`restarts`), a row newer than the snapshot is noticed here, after its intent was
 granted.
@@ -17,14 +17,14 @@ import msgspec
 from khonsu_engine.columns.memtable import Memtable
 from khonsu_engine.columns.table_version import TableVersion
 from khonsu_engine.columns.version import Version
-from khonsu_engine.commands import EVERY_KEY, ConflictPolicy, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
+from khonsu_engine.commands import EVERY_KEY, Isolation, Key, KeyRange, Operation, TableId, Timestamp, TransactionId, Write
 from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
 from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode, Target
-from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import ALL
-from khonsu_engine.reading import NO_COLUMNS, SnapshotReader, StatementPolicy
+from khonsu_engine.own_policies import PolicyKeeper
+from khonsu_engine.reading import NO_COLUMNS
 from khonsu_engine.restarts import Superseded
 from khonsu_engine.schema.catalog import CATALOG_TABLE, Table
 from khonsu_engine.transaction_locks import TransactionLocks
@@ -39,7 +39,7 @@ __all__ = ["TransactionWriter"]
 _NO_WRITES: dict[Key, Write] = {}
 
 
-class TransactionWriter(SnapshotReader):
+class TransactionWriter(PolicyKeeper):
     """The writing half of a transaction."""
 
     __slots__ = (
@@ -141,40 +141,6 @@ class TransactionWriter(SnapshotReader):
         operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
         self._undo.append((table, write.key, earlier))
         by_key[write.key] = Write(operation, write.key, row, before, earlier.base, self._policy_of(earlier, write))
-
-    # -- conflict policies ----------------------------------------------------------------------------------------
-
-    def _with_policy(self, write: Write, policy: StatementPolicy, earlier: Write | None) -> Write:
-        """The write with its row's policy. At SERIALIZABLE a policy acts on what was not read, and columns that were taken over are read;
-        a sum that is assigned is one, because it is added to theirs less what it was (of an own row: when that was computed)."""
-        row, table = policy.row, policy.row.table
-        if not self._policied or (table.indexes and table.indexes[0].id not in self._indexed):
-            self._policied = True
-            self._indexed.update((index.id, table) for index in table.indexes)
-        if self._recording and policy.taken and write.operation == Operation.UPDATE:
-            self._record(table.id, write.key, policy.taken, False)
-            if earlier is not None and earlier.before is not None and row.policy is ConflictPolicy.MERGE:
-                self._settle(table.id, earlier)
-        return msgspec.structs.replace(write, policy=row)
-
-    def _policy_of(self, earlier: Write, write: Write) -> RowPolicy | None:
-        """Of a row written twice: that of both, if it is the same; none of a sum that was deleted in between."""
-        one: RowPolicy | None = earlier.policy
-        other: RowPolicy | None = write.policy
-        if one is None or other is None or one.policy is not other.policy:
-            return None
-        if one.policy is ConflictPolicy.MERGE and earlier.row is None and earlier.before is not None:
-            return None
-        return other.with_assigned(one.assigned)
-
-    def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
-        """The rows to commit; those that were read again have no policy."""
-        rows = self._writes
-        for table, key in self._settled:
-            write = rows.get(table, _NO_WRITES).get(key)
-            if write is not None and write.policy is not None:
-                rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
-        return rows
 
     def _visible_elsewhere(self, table: TableId, key: Key) -> bool:
         if self._bulk.get(table):
