@@ -18,6 +18,7 @@ from khonsu_sql.core import SessionCore
 from khonsu_sql.deadlines import UNTIMED, Fetching
 from khonsu_sql.errors import ConnectionDoesNotExist, Error, QueryCanceled, TransactionTimeout, translate
 from khonsu_sql.fast_lane import FastLane, wait_out
+from khonsu_sql.read_record import refuse_unrecorded, watch_of
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.sessions import register
@@ -190,15 +191,15 @@ class LocalSession:
     @property
     def mark(self) -> object:
         """What tells the open transaction from every other one: compare with `is`."""
-        return self._core.transaction.mark
+        return self._core.transaction._options
 
     def refuse_unrecorded(self, what: str) -> None:
         """Raises 0A000 when what is read is not recorded, which `what` needs; 25P02."""
-        self._core.transaction.refuse_unrecorded(what)
+        refuse_unrecorded(self._core.transaction, what)
 
     def watch(self) -> Watch:
         """What the open transaction has read, to sleep on. Raises 25000, 25P02."""
-        return self._core.transaction.watch()
+        return watch_of(self._core.transaction)
 
     def sleep(self, watch: Watch, timeout_seconds: float | None) -> bool:
         """See `session.Session.sleep`."""

@@ -28,22 +28,18 @@ from khonsu_engine.restarts import LockWait
 from khonsu_sql.errors import (
     ActiveSqlTransaction,
     Error,
-    FeatureNotSupported,
     InFailedSqlTransaction,
-    InternalError,
     InvalidSavepointSpecification,
     NoActiveSqlTransaction,
     QueryCanceled,
     TransactionTimeout,
 )
-from khonsu_sql.isolation import name_of
 from khonsu_sql.session import TransactionOptions, TransactionStatus, Validity
 
 if TYPE_CHECKING:
     from khonsu_engine.commands import Timestamp
     from khonsu_engine.database import Database
     from khonsu_engine.transaction import LocalTransaction
-    from khonsu_engine.watches import Watch
     from khonsu_sql.sql.settings import Settings
 
 __all__ = ["SessionTransaction", "Steps"]
@@ -141,35 +137,6 @@ class SessionTransaction:
         if not self._shown or (self._savepoints and self._savepoints[-1].shown == len(self._shown)):
             self._shown.append(Validity())
         return self._shown[-1]
-
-    # --- what is known of it
-
-    @property
-    def mark(self) -> object:
-        """What tells it from every other one: compare with `is`."""
-        return self._options
-
-    def refuse_unrecorded(self, what: str) -> None:
-        """Raises 0A000 when what is read is not recorded, which `what` needs; 25P02."""
-        self.refuse_if_failed()
-        options, settings, engine = self._options, self._settings, self.engine
-        isolation = options.isolation or settings.default_transaction_isolation
-        read_only = settings.default_transaction_read_only if options.read_only is None else options.read_only
-        if (isolation is Isolation.SERIALIZABLE and not read_only) if engine is None else engine.records_reads:
-            return
-        why = "a read only transaction" if isolation is Isolation.SERIALIZABLE else name_of(isolation)
-        raise FeatureNotSupported(
-            f"{what} is not supported in {why}: what it reads is not recorded", hint="Run the function at SERIALIZABLE, and not read only."
-        )
-
-    def watch(self) -> Watch:
-        """What was read, to sleep on. Raises 25000 when that is nothing."""
-        self.refuse_if_failed()
-        watch = None if self.engine is None else self.engine.watch()
-        if watch is None:
-            hint = "Read what must change first."
-            raise InternalError("retry() would sleep forever: nothing was read", sqlstate="25000", hint=hint)
-        return watch
 
     # --- savepoints
 
