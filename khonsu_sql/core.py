@@ -22,15 +22,15 @@ from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_sql.cancellation import Cancellation
+from khonsu_sql.controls import SessionControls, Work
 from khonsu_sql.errors import ParameterMismatch, ProgrammingError
 from khonsu_sql.requests import Answered, Execute, Ingest, Request, control_of, translated
 from khonsu_sql.script import Unit, bound, chained, grouped, script_of
-from khonsu_sql.session import Parameters, Result, TransactionOptions, TransactionStatus
-from khonsu_sql.sql import settings as setting_table
+from khonsu_sql.session import Parameters, Result, TransactionStatus
 from khonsu_sql.sql.cache import PlanCache
 from khonsu_sql.sql.context import Context
 from khonsu_sql.sql.execute import execute, execute_many
-from khonsu_sql.sql.plan import Setting, TransactionControl
+from khonsu_sql.sql.plan import Setting
 from khonsu_sql.sql.policies import refuse_policy, statement_policy
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["SessionCore"]
 
 
-Work = Generator[Ticket, None, Result]
-
 ATTEMPTS_MAX = 10
 """How often a transaction of one call is tried before its conflict is told."""
 
@@ -51,7 +49,7 @@ RESTARTS_MAX = 100
 """How often a statement starts again on a newer snapshot before its conflict is told."""
 
 
-class SessionCore:
+class SessionCore(SessionControls):
     """One session on `database`. One request at a time; only `cancel` may come from another thread."""
 
     def __init__(self, database: Database, plans: PlanCache, settings: Settings, *, autocommit: bool = False) -> None:
@@ -260,30 +258,7 @@ class SessionCore:
             return self._set(unit.plan)
         return (yield from self._control(unit.plan))
 
-    def _set(self, plan: Setting) -> Result:
-        if plan.value is None:
-            return setting_table.show(self.settings, plan.name)
-        if plan.local:
-            self.transaction.begin_for("SET LOCAL", begins=not self.autocommit)
-        result = setting_table.change(self.settings, plan.name, plan.value, local=plan.local)
-        self.transaction.apply_settings()
-        if plan.name.casefold() == "transaction_timeout":
-            self.deadlines.count_again()
-        return result
-
-    def _control(self, plan: TransactionControl) -> Work:
-        if plan.action == "begin":
-            self.transaction.begin(TransactionOptions(plan.isolation, plan.read_only, plan.locking, plan.on_conflict))
-            return Result(None, -1, "BEGIN")
-        if plan.name:
-            self.transaction.savepoints(plan.action, plan.name, begins=not self.autocommit)
-            return Result(None, -1, plan.action.split()[0].upper())
-        idle = self.transaction.status is TransactionStatus.IDLE
-        if plan.action == "commit":
-            yield from self.transaction.commit()
-        else:
-            self.transaction.rollback()
-        return Result(None, -1, plan.action.upper(), notices=("there is no transaction in progress",) if idle else ())
+    # --- ingest
 
     def _ingest(self, request: Ingest) -> Work:
         from khonsu_sql.sql.ingest import ingest

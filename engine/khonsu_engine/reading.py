@@ -28,7 +28,7 @@ from khonsu_engine.commands import (
     Timestamp,
     Write,
 )
-from khonsu_engine.evidence import Names, conflict, names_of
+from khonsu_engine.evidence import Names, names_of
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.mvcc.validation import in_range
@@ -231,7 +231,7 @@ class SnapshotReader:
             timestamp = self._tables[table].newest(write.key, write.base)
             if timestamp > write.base:
                 refusal = Refusal("write-write", table, (write.key,), timestamp)
-                raise conflict(refusal, self._database.table_name(table), self.read_timestamp)
+                raise self._conflict(refusal)
         self._settled.add((table, write.key))
 
     def _pinned(self, table: TableId) -> tuple[TableVersion, tuple[Any, ...]]:

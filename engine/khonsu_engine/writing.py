@@ -1,9 +1,9 @@
 """How a transaction writes: rows, bulk files and DDL buffered over its snapshot, with the way back to a savepoint.
 
-Base of `transaction.LocalTransaction`, on top of `own_policies` and `reading`; asks `transaction_locks` for write intents. Invariants: a buffered write
-keeps the timestamp as of which its key was known; that a key was found free or taken is a read, and stays one when the write is rolled
-back to a savepoint; where statements may start again (`restarts`), a row newer than the snapshot is noticed here, after its intent was
-granted.
+Base of `transaction.LocalTransaction`, on top of `own_policies` and `reading`; asks `transaction_locks` for write intents. Invariants: a
+buffered write keeps the timestamp as of which its key was known; that a key was found free or taken is a read, and stays one when the
+write is rolled back to a savepoint; where statements may start again (`restarts`), a row newer than the snapshot is noticed here, after its
+intent was granted.
 """
 
 from __future__ import annotations
