@@ -28,7 +28,7 @@ from khonsu_engine.commands import (
     Timestamp,
     Write,
 )
-from khonsu_engine.evidence import Names, conflict, names_of
+from khonsu_engine.evidence import Names, names_of
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
 from khonsu_engine.mvcc.validation import in_range
@@ -39,6 +39,7 @@ from khonsu_engine.write_set import WriteSet
 if TYPE_CHECKING:
     from khonsu_engine.columns.scan import Scan
     from khonsu_engine.database import Database
+    from khonsu_engine.errors import SerializationConflict
 
 __all__ = ["NO_COLUMNS", "SnapshotReader", "StatementPolicy"]
 
@@ -116,6 +117,10 @@ class SnapshotReader:
         if known is None:
             known = (self._tables[table].table.name if table in self._tables else f"#{table}", None)
         return known
+
+    if TYPE_CHECKING:
+
+        def _conflict(self, refusal: Refusal) -> SerializationConflict: ...
 
     def get(self, table: TableId, key: Key, *, columns: int = ALL_COLUMNS, constraint: bool = False) -> Row | None:
         """The visible row of `key`, own writes included; the read is recorded first."""
@@ -230,9 +235,17 @@ class SnapshotReader:
         if write.base < self.read_timestamp:
             timestamp = self._tables[table].newest(write.key, write.base)
             if timestamp > write.base:
-                refusal = Refusal("write-write", table, (write.key,), timestamp)
-                raise conflict(refusal, self._database.table_name(table), self.read_timestamp)
+                raise self._conflict(Refusal("write-write", table, (write.key,), timestamp))
         self._settled.add((table, write.key))
+
+    def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
+        """The rows to commit; those that were read again have no policy."""
+        rows = self._writes
+        for table, key in self._settled:
+            write = rows.get(table, _NO_WRITES).get(key)
+            if write is not None and write.policy is not None:
+                rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
+        return rows
 
     def _pinned(self, table: TableId) -> tuple[TableVersion, tuple[Any, ...]]:
         """The pinned version of a table (an empty one after an own truncation) and the segments of own bulk writes."""

@@ -238,4 +238,3 @@ class LocalTransaction(RowLocker):
         if self.token is not None:
             self._database.snapshots.release(self.token)
             self.token = None
-

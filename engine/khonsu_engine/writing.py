@@ -22,7 +22,7 @@ from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
 from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode, Target
-from khonsu_engine.mvcc.policies import RowPolicy
+from khonsu_engine.mvcc.policies import policy_of_both
 from khonsu_engine.mvcc.predicates import ALL
 from khonsu_engine.reading import NO_COLUMNS, SnapshotReader, StatementPolicy
 from khonsu_engine.restarts import Superseded
@@ -140,7 +140,7 @@ class TransactionWriter(SnapshotReader):
         before, row = earlier.before, write.row
         operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
         self._undo.append((table, write.key, earlier))
-        by_key[write.key] = Write(operation, write.key, row, before, earlier.base, self._policy_of(earlier, write))
+        by_key[write.key] = Write(operation, write.key, row, before, earlier.base, policy_of_both(earlier, write))
 
     # -- conflict policies ----------------------------------------------------------------------------------------
 
@@ -156,25 +156,6 @@ class TransactionWriter(SnapshotReader):
             if earlier is not None and earlier.before is not None and row.policy is ConflictPolicy.MERGE:
                 self._settle(table.id, earlier)
         return msgspec.structs.replace(write, policy=row)
-
-    def _policy_of(self, earlier: Write, write: Write) -> RowPolicy | None:
-        """Of a row written twice: that of both, if it is the same; none of a sum that was deleted in between."""
-        one: RowPolicy | None = earlier.policy
-        other: RowPolicy | None = write.policy
-        if one is None or other is None or one.policy is not other.policy:
-            return None
-        if one.policy is ConflictPolicy.MERGE and earlier.row is None and earlier.before is not None:
-            return None
-        return other.with_assigned(one.assigned)
-
-    def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
-        """The rows to commit; those that were read again have no policy."""
-        rows = self._writes
-        for table, key in self._settled:
-            write = rows.get(table, _NO_WRITES).get(key)
-            if write is not None and write.policy is not None:
-                rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
-        return rows
 
     def _visible_elsewhere(self, table: TableId, key: Key) -> bool:
         if self._bulk.get(table):

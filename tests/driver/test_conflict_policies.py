@@ -82,7 +82,11 @@ def judged(case: Case, level: str, variant: str) -> Expected:
         case "REPLACE":
             made = mine
         case "APPEND":
-            made = mine if mine is None or theirs is None else {c: mine[c] if c in case.assigned or before is None else theirs[c] for c in COLUMNS}
+            made = (
+                mine
+                if mine is None or theirs is None
+                else {c: mine[c] if c in case.assigned or before is None else theirs[c] for c in COLUMNS}
+            )
         case _:
             if mine is None or theirs is None:
                 return conflict
@@ -503,7 +507,9 @@ def test_many_random_transactions_do_as_the_model(script: list[tuple[int, Any, s
 
 def random_transactions(script: list[tuple[int, Any, str]]) -> None:
     with ExitStack() as stack:
-        manager, *sessions = [stack.enter_context(khonsu_sql.connect(":memory:random", autocommit=True, locking="OPTIMISTIC")) for _ in range(4)]
+        manager, *sessions = [
+            stack.enter_context(khonsu_sql.connect(":memory:random", autocommit=True, locking="OPTIMISTIC")) for _ in range(4)
+        ]
         made(manager, "plain")
         rows: dict[int, Row] = {key: {name: key if name == "k" else 5 for name in COLUMNS} for key in (1, 2)}
         versions = dict.fromkeys(rows, 0)
