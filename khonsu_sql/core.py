@@ -101,8 +101,7 @@ class SessionCore(SessionControls):
         match request:
             case Execute(sql=sql, parameters=parameters, many=many, on_conflict=on_conflict):
                 self._on_conflict = on_conflict
-                # What runs again must find all sets again.
-                return self._execute(sql, list(parameters or ()) if many else parameters, many)
+                return self._execute(sql, list(parameters or ()) if many else parameters, many)  # what runs again finds all sets again
             case Ingest():
                 return self._ingest(request)
         assert not isinstance(request, Answered), "it answers nothing"
@@ -148,6 +147,7 @@ class SessionCore(SessionControls):
 
     def _groups(self, script: Sequence[Unit]) -> Sequence[Sequence[Unit]]:
         """What is one transaction in autocommit: the whole call, unless it contains transaction control."""
+        refuse_policy(self._on_conflict if any(unit.alone for unit in script) else None)
         return grouped(script, by_itself=self._ends())
 
     def _run_group(self, group: Sequence[Unit], parameters: Parameters, many: bool) -> Generator[Ticket, None, list[Result]]:
@@ -216,7 +216,6 @@ class SessionCore(SessionControls):
     def _run(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Work:
         """One statement inside the open transaction. It starts again, unseen, when it meets a row newer than its snapshot."""
         if isinstance(unit.plan, Setting):
-            refuse_policy(self._on_conflict)
             return self._set(unit.plan)
         mark = transaction.begin_statement(writes=unit.writes)
         for attempt in count(1):
@@ -235,10 +234,9 @@ class SessionCore(SessionControls):
         return result
 
     def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
-        statement = bound(unit, transaction, self._plans, self.settings)
-        run = execute_many if many else execute
-        sets = (parameters or ()) if many else (parameters,)
-        transaction.policy = statement_policy(statement, sets, self._on_conflict, self.transaction.on_conflict, transaction.isolation)
+        statement, run = bound(unit, transaction, self._plans, self.settings), execute_many if many else execute
+        outer = self.transaction.on_conflict
+        transaction.policy = statement_policy(statement, parameters, many, self._on_conflict, outer, transaction.isolation)
         try:
             return run(statement, parameters, self.context(transaction))
         finally:
@@ -252,7 +250,6 @@ class SessionCore(SessionControls):
         """Transaction control and settings: they begin no transaction."""
         if parameters:
             raise ParameterMismatch("this statement takes no parameters")
-        refuse_policy(self._on_conflict)
         if isinstance(unit.plan, Setting):
             self.transaction.refuse_if_failed()
             return self._set(unit.plan)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
-from khonsu_engine.commands import ConflictPolicy, Key, Operation, TableId, Write
-from khonsu_engine.mvcc.policies import RowPolicy
+from khonsu_engine.commands import ConflictPolicy, Key, KeyRange, Operation, Refusal, TableId, Write
+from khonsu_engine.errors import SerializationConflict
+from khonsu_engine.mvcc.validation import in_range
 from khonsu_engine.reading import SnapshotReader, StatementPolicy
+from khonsu_engine.schema.catalog import Table
 
 __all__ = ["PolicyKeeper"]
 
@@ -35,15 +37,37 @@ class PolicyKeeper(SnapshotReader):
                 self._settle(table.id, earlier)
         return msgspec.structs.replace(write, policy=row)
 
-    def _policy_of(self, earlier: Write, write: Write) -> RowPolicy | None:
-        """Of a row written twice: that of both, if it is the same; none of a sum that was deleted in between."""
-        one: RowPolicy | None = earlier.policy
-        other: RowPolicy | None = write.policy
-        if one is None or other is None or one.policy is not other.policy:
-            return None
-        if one.policy is ConflictPolicy.MERGE and earlier.row is None and earlier.before is not None:
-            return None
-        return other.with_assigned(one.assigned)
+    def _read_beside(self, table: TableId, what: Key | KeyRange, columns: int) -> int:
+        """The columns a read uses beside the statement's own deltas; own rows it looks at are decided by no policy any more."""
+        if self.policy is not None and self.policy.row.table.id == table:
+            columns &= ~self.policy.unread
+        own = self._writes.get(table, _NO_WRITES)
+        looked_at = [own[key] for key in own if in_range(key, what)] if isinstance(what, KeyRange) else [own[what]] if what in own else []
+        base = self._indexed.get(table)
+        for write in looked_at:
+            if base is not None:
+                self._look_at_entry(base, write)
+            elif write.policy is not None and (columns & ~write.policy.keys or (_may_vanish(write) and None in (write.row, write.before))):
+                self._settle(table, write)
+        return columns
+
+    def _look_at_entry(self, base: Table, entry: Write) -> None:
+        """An own entry of a unique constraint was seen, and with it the row it belongs to: what IGNORE drops, it drops with its entries."""
+        own, width = self._writes.get(base.id, _NO_WRITES), len(base.key_columns)
+        for image in (entry.before, entry.row):
+            if image is not None:
+                write = own.get(image[-1] if width == 1 else image[-width:])
+                if write is not None and write.policy is not None and _may_vanish(write):
+                    self._settle(base.id, write)
+
+    def _settle(self, table: TableId, write: Write) -> None:
+        """An own row was read: from its base on it may not have changed. Raises SerializationConflict when it has, and the snapshot
+        has moved over that: the read would be noted too late."""
+        if write.base < self.read_timestamp:
+            timestamp = self._tables[table].newest(write.key, write.base)
+            if timestamp > write.base:
+                raise self._conflict(Refusal("write-write", table, (write.key,), timestamp))
+        self._settled.add((table, write.key))
 
     def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
         """The rows to commit; those that were read again have no policy."""
@@ -53,3 +77,12 @@ class PolicyKeeper(SnapshotReader):
             if write is not None and write.policy is not None:
                 rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
         return rows
+
+    def _conflict(self, refusal: Refusal) -> SerializationConflict:
+        """The error for `refusal`."""
+        raise NotImplementedError
+
+
+def _may_vanish(write: Write) -> bool:
+    """May a policy leave this write out, so that the row is not as it was seen?"""
+    return write.policy.policy is ConflictPolicy.IGNORE

@@ -18,7 +18,6 @@ from khonsu_engine.columns.version import PRUNED
 from khonsu_engine.commands import (
     ALL_COLUMNS,
     EVERY_KEY,
-    ConflictPolicy,
     Key,
     KeyRange,
     ReadPredicate,
@@ -31,7 +30,6 @@ from khonsu_engine.commands import (
 from khonsu_engine.evidence import Names, names_of
 from khonsu_engine.mvcc.policies import RowPolicy
 from khonsu_engine.mvcc.predicates import Predicate
-from khonsu_engine.mvcc.validation import in_range
 from khonsu_engine.read_set import ReadSet
 from khonsu_engine.schema.catalog import Catalog, Table
 from khonsu_engine.write_set import WriteSet
@@ -39,6 +37,7 @@ from khonsu_engine.write_set import WriteSet
 if TYPE_CHECKING:
     from khonsu_engine.columns.scan import Scan
     from khonsu_engine.database import Database
+    from khonsu_engine.errors import SerializationConflict
 
 __all__ = ["NO_COLUMNS", "SnapshotReader", "StatementPolicy"]
 
@@ -116,6 +115,10 @@ class SnapshotReader:
         if known is None:
             known = (self._tables[table].table.name if table in self._tables else f"#{table}", None)
         return known
+
+    if TYPE_CHECKING:
+
+        def _conflict(self, refusal: Refusal) -> SerializationConflict: ...
 
     def get(self, table: TableId, key: Key, *, columns: int = ALL_COLUMNS, constraint: bool = False) -> Row | None:
         """The visible row of `key`, own writes included; the read is recorded first."""
@@ -202,37 +205,8 @@ class SnapshotReader:
             self._reads.predicates.append(ReadPredicate(table, range, predicate, columns, self.read_timestamp))
 
     def _read_beside(self, table: TableId, what: Key | KeyRange, columns: int) -> int:
-        """The columns a read uses beside the statement's own deltas; own rows it looks at are decided by no policy any more."""
-        if self.policy is not None and self.policy.row.table.id == table:
-            columns &= ~self.policy.unread
-        own = self._writes.get(table, _NO_WRITES)
-        looked_at = [own[key] for key in own if in_range(key, what)] if isinstance(what, KeyRange) else [own[what]] if what in own else []
-        base = self._indexed.get(table)
-        for write in looked_at:
-            if base is not None:
-                self._look_at_entry(base, write)
-            elif write.policy is not None and (columns & ~write.policy.keys or (_may_vanish(write) and None in (write.row, write.before))):
-                self._settle(table, write)
-        return columns
-
-    def _look_at_entry(self, base: Table, entry: Write) -> None:
-        """An own entry of a unique constraint was seen, and with it the row it belongs to: what IGNORE drops, it drops with its entries."""
-        own, width = self._writes.get(base.id, _NO_WRITES), len(base.key_columns)
-        for image in (entry.before, entry.row):
-            if image is not None:
-                write = own.get(image[-1] if width == 1 else image[-width:])
-                if write is not None and write.policy is not None and _may_vanish(write):
-                    self._settle(base.id, write)
-
-    def _settle(self, table: TableId, write: Write) -> None:
-        """An own row was read: from its base on it may not have changed. Raises SerializationConflict when it has, and the snapshot
-        has moved over that: the read would be noted too late."""
-        if write.base < self.read_timestamp:
-            timestamp = self._tables[table].newest(write.key, write.base)
-            if timestamp > write.base:
-                refusal = Refusal("write-write", table, (write.key,), timestamp)
-                raise self._conflict(refusal)
-        self._settled.add((table, write.key))
+        """The columns a read uses beside the statement's own deltas. It is `own_policies.PolicyKeeper`'s to say."""
+        raise NotImplementedError
 
     def _pinned(self, table: TableId) -> tuple[TableVersion, tuple[Any, ...]]:
         """The pinned version of a table (an empty one after an own truncation) and the segments of own bulk writes."""
@@ -264,8 +238,3 @@ class SnapshotReader:
             if shared is not None:
                 return shared
         return version.overlapping_key(segment, self.read_timestamp, deleted)
-
-
-def _may_vanish(write: Write) -> bool:
-    """May a policy leave this write out, so that the row is not as it was seen?"""
-    return write.policy.policy is ConflictPolicy.IGNORE

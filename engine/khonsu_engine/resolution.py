@@ -29,12 +29,10 @@ def resolved(state: State, command: Commit) -> Commit | Refusal:
     """`command` itself when nothing collides; else one whose collisions are decided.
 
     Raises UniqueViolation, CheckViolation, NumericOutOfRange for a row that a policy made, unless something that was read does not stand:
-    then that is the answer, because run again there may be no violation. The evidence names the commit up to which it is so: it must
-    not be told before that is durable."""
+    then that is the answer, because run again there may be no violation. The evidence names the commit of theirs."""
     try:
         return _resolved(state, command)
-    except EngineError as error:
-        error.evidence["commit_timestamp"] = state.published
+    except EngineError:
         refusal = validate(state, without_policies(command))
         if refusal is not None:
             return refusal
@@ -59,7 +57,11 @@ def _resolved(state: State, command: Commit) -> Commit | Refusal:
             if policy is None:
                 lost = Refusal("write-write", table, (key,), timestamp)
                 continue
-            outcome = decided(policy, write, _newest(state, table, key), timestamp)
+            try:
+                outcome = decided(policy, write, _newest(state, table, key), timestamp)
+            except EngineError as error:
+                error.evidence["commit_timestamp"] = timestamp
+                raise
             if outcome is CONFLICT or any(part.table == table for part in command.bulk):
                 return Refusal("write-write", table, (key,), timestamp)
             changed = dict(by_key) if changed is None else changed

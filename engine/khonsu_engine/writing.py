@@ -22,6 +22,7 @@ from khonsu_engine.errors import EngineClosed, NotSupported, UniqueViolation
 from khonsu_engine.evidence import duplicate
 from khonsu_engine.locks import Locking
 from khonsu_engine.mvcc.lock_table import LockMode, Target
+from khonsu_engine.mvcc.policies import policy_of_both
 from khonsu_engine.mvcc.predicates import ALL
 from khonsu_engine.own_policies import PolicyKeeper
 from khonsu_engine.reading import NO_COLUMNS
@@ -140,7 +141,7 @@ class TransactionWriter(PolicyKeeper):
         before, row = earlier.before, write.row
         operation = Operation.DELETE if row is None else Operation.INSERT if before is None else Operation.UPDATE
         self._undo.append((table, write.key, earlier))
-        by_key[write.key] = Write(operation, write.key, row, before, earlier.base, self._policy_of(earlier, write))
+        by_key[write.key] = Write(operation, write.key, row, before, earlier.base, policy_of_both(earlier, write))
 
     def _visible_elsewhere(self, table: TableId, key: Key) -> bool:
         if self._bulk.get(table):

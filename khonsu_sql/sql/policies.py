@@ -31,9 +31,10 @@ _MIXES = (ConflictPolicy.APPEND, ConflictPolicy.MERGE)
 
 
 def statement_policy(
-    statement: Statement, sets: Iterable[Parameters], given: ConflictPolicy | None, outer: ConflictPolicy, isolation: Isolation
+    statement: Statement, parameters: Parameters, many: bool, given: ConflictPolicy | None, outer: ConflictPolicy, isolation: Isolation
 ) -> StatementPolicy | None:
-    """None: FAIL. `sets`: of parameters, as the user gave them. `given`: by the statement itself; `outer`: by transaction or session.
+    """None: FAIL. `parameters`: as the user gave them, with `many` sets of them. `given`: by the statement itself; `outer`: by
+    transaction or session.
 
     Raises FeatureNotSupported, ParameterMismatch."""
     plan = _write_of(statement.plan)
@@ -55,6 +56,7 @@ def statement_policy(
     known: StatementPolicy | None = statement.policies.get(policy)
     if known is None:
         known = statement.policies[policy] = _made(plan, policy)
+    sets: Iterable[Any] = (parameters or ()) if many else (parameters,)
     return _exact_deltas(statement, plan, known, sets) if known.unread else known
 
 
@@ -93,7 +95,7 @@ def _is_exact(sql_type: SqlType) -> bool:
     return sql_type.is_integer or sql_type.kind == "DECIMAL"
 
 
-def _exact_deltas(statement: Statement, plan: WriteFromQuery, policy: StatementPolicy, sets: Iterable[Parameters]) -> StatementPolicy:
+def _exact_deltas(statement: Statement, plan: WriteFromQuery, policy: StatementPolicy, sets: Iterable[Any]) -> StatementPolicy:
     """The policy of an UPDATE with these sets of parameters: a number that is rounded when it is added makes its column one that is read,
     because what it adds depends on what was there."""
     added = [(position, index) for position, index in plan.deltas if index is not None and policy.unread >> position & 1]

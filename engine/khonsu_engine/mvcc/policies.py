@@ -22,7 +22,7 @@ from khonsu_engine.errors import CheckViolation
 from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.sql_type import SqlType
 
-__all__ = ["CONFLICT", "MERGE_RULES", "RowPolicy", "decided", "merge_rule_fits"]
+__all__ = ["CONFLICT", "MERGE_RULES", "RowPolicy", "decided", "merge_rule_fits", "policy_of_both"]
 
 
 class RowPolicy(msgspec.Struct, frozen=True, dict=True):
@@ -49,6 +49,17 @@ class RowPolicy(msgspec.Struct, frozen=True, dict=True):
         if assigned | self.assigned == self.assigned:
             return self
         return msgspec.structs.replace(self, assigned=assigned | self.assigned)
+
+
+def policy_of_both(earlier: Write, later: Write) -> RowPolicy | None:
+    """Of a row written twice: that of both, if it is the same; none of a sum that was deleted in between."""
+    one: RowPolicy | None = earlier.policy
+    other: RowPolicy | None = later.policy
+    if one is None or other is None or one.policy is not other.policy:
+        return None
+    if one.policy is ConflictPolicy.MERGE and earlier.row is None and earlier.before is not None:
+        return None
+    return other.with_assigned(one.assigned)
 
 
 class _Conflict:
