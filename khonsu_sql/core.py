@@ -17,7 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from khonsu_engine.commands import ConflictPolicy
-from khonsu_engine.errors import SerializationConflict
+from khonsu_engine.errors import DeadlockDetected, SerializationConflict
 from khonsu_engine.locks import Locking
 from khonsu_engine.protocols import Ticket
 from khonsu_engine.restarts import LockWait, Superseded
@@ -180,7 +180,7 @@ class SessionCore(SessionControls):
                 for result in results:
                     if result.batches is not None:
                         result.batches.close()
-                if isinstance(error, SerializationConflict) and attempt < ATTEMPTS_MAX:
+                if isinstance(error, SerializationConflict | DeadlockDetected) and attempt < ATTEMPTS_MAX:
                     self._database.conflicts.add(error, told=False)
                     self.transaction.rollback()
                     continue
@@ -189,7 +189,7 @@ class SessionCore(SessionControls):
         return results
 
     def _open(self, group: Sequence[Unit], attempt: int | None = None) -> LocalTransaction:
-        """`attempt`: of a transaction of this one call. It takes no locks until it has lost twice."""
+        """`attempt`: of a transaction of this one call. It takes no locks until it has lost twice; then it locks what it reads, too."""
         locking = None if attempt is None else Locking.OPTIMISTIC if attempt <= 2 else Locking.PESSIMISTIC
         return self.transaction.open(next((unit.writes for unit in group if not unit.alone), False), locking)
 

@@ -97,7 +97,8 @@ class SessionTransaction:
         self.status = TransactionStatus.ACTIVE
 
     def open(self, writes_first: bool, locking: Locking | None = None) -> LocalTransaction:
-        """The engine transaction, begun now if this is the first statement. `locking`: instead of what the options and settings say."""
+        """The engine transaction, begun now if this is the first statement. `locking`: of a transaction by itself, instead of what the
+        options and settings say; PESSIMISTIC locks what it reads, too."""
         self.refuse_if_failed()
         if self.engine is None:
             options, settings = self._options, self._settings
@@ -110,6 +111,7 @@ class SessionTransaction:
                 restarts=True,
                 locking=self._locking(isolation) if locking is None else locking,
                 lock_timeout_seconds=settings.lock_timeout or None,
+                holds_reads=locking is Locking.PESSIMISTIC,
             )
             self.status = TransactionStatus.ACTIVE
         return self.engine
@@ -200,11 +202,9 @@ class SessionTransaction:
         if self.status is TransactionStatus.FAILED:
             terminated = self.terminated
             self.rollback()
-            raise (
-                terminated()
-                if terminated
-                else InFailedSqlTransaction("the transaction had failed: it was rolled back, nothing is committed")
-            )
+            if terminated is not None:
+                raise terminated()
+            raise InFailedSqlTransaction("the transaction had failed: it was rolled back, nothing is committed")
         transaction, shown = self._leave()
         if transaction is None:
             return

@@ -34,6 +34,7 @@ from khonsu_engine.protocols import Store
 from khonsu_engine.reaper import Reaper
 from khonsu_engine.schema.catalog import FIRST_USER_TABLE, Catalog
 from khonsu_engine.snapshots import SnapshotRegistry, Tables
+from khonsu_engine.starving import StarvingTransaction
 from khonsu_engine.state_machine import State
 from khonsu_engine.storage import recovery
 from khonsu_engine.syncer import Synchronous
@@ -124,18 +125,21 @@ class Database:
         restarts: bool = False,
         locking: Locking = Locking.OPTIMISTIC,
         lock_timeout_seconds: float | None = None,
+        holds_reads: bool = False,
     ) -> LocalTransaction:
         """Begin a transaction. It reads at the last durable commit, or with `writes_first` at the last published one.
 
         `name`: the 8 random bytes of the connection it belongs to (drawn here when None). `restarts`: the caller runs statements
         again that meet a newer row (`restarts.Superseded`); else such a write is found at the commit. `locking`: whether its writes
-        take locks, for which they may have to wait (`restarts.LockWait`), a hard one at most `lock_timeout_seconds`."""
+        take locks, for which they may have to wait (`restarts.LockWait`), a hard one at most `lock_timeout_seconds`. `holds_reads`: it
+        locks what it reads, too (`starving`)."""
         if self.closed:
             raise EngineClosed("the database is closed")
+        kind = StarvingTransaction if holds_reads else LocalTransaction
         name = name or os.urandom(8)  # (which gives up the interpreter: not under the latch)
 
         def make(timestamp: Timestamp, tables: Tables) -> LocalTransaction:
-            return LocalTransaction(self, name, isolation, read_only, timestamp, tables, restarts, locking, lock_timeout_seconds)
+            return kind(self, name, isolation, read_only, timestamp, tables, restarts, locking, lock_timeout_seconds)
 
         transaction, token = self.snapshots.take(writes_first, make)
         transaction.token = token
