@@ -153,8 +153,7 @@ class TransactionWriter(PolicyKeeper):
         if self._recording:
             self._record(table, key, NO_COLUMNS, False)
         version = self._tables[table]
-        by_another = key not in self._writes.get(table, _NO_WRITES)
-        found = version.memtable.get(key, self.read_timestamp) if by_another else None
+        found = None if key in self._writes.get(table, _NO_WRITES) else version.memtable.get(key, self.read_timestamp)
         timestamp = found.timestamp if isinstance(found, Version) else 0
         other = self._database.state.recent.transaction_at(timestamp)
         return duplicate(version.table, self.names_of(table), key, self.id, self.read_timestamp, other, timestamp)

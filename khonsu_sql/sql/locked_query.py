@@ -14,8 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from khonsu_engine.commands import EVERY_KEY, Key
+from khonsu_engine.evidence import facts
 from khonsu_engine.mvcc.key_ranges import point_key
 from khonsu_engine.mvcc.predicates import In, Predicate
+from khonsu_engine.schema.catalog import Table
 from khonsu_engine.schema.types import conform, rows_from_arrow
 from khonsu_sql.errors import InvalidParameterValue, LockNotAvailable
 from khonsu_sql.session import Result
@@ -73,7 +75,7 @@ def lock_tables(plan: LockTable, context: Context) -> Result:
     transaction = context.transaction
     for table in plan.tables:
         if not transaction.lock(table.id, EVERY_KEY, plan.mode, wait=plan.wait):
-            raise LockNotAvailable(f'could not obtain lock on relation "{table.name}"')
+            raise _not_available(f'relation "{table.name}"', table, ("every key",), context)
     if transaction.fresh:
         transaction.renew_after_wait()
     return Result(None, -1, "LOCK TABLE")
@@ -83,13 +85,16 @@ def lock_tables(plan: LockTable, context: Context) -> Result:
 
 
 def _lock_rows(lock: RowLock, keys: Iterable[Key], context: Context) -> None:
-    wait = lock.policy != "nowait"
-    if not context.transaction.lock_rows(lock.table.id, dict.fromkeys(keys), lock.mode, wait=wait):
-        raise _not_available(lock)
+    wanted = dict.fromkeys(keys)
+    if not context.transaction.lock_rows(lock.table.id, wanted, lock.mode, wait=lock.policy != "nowait"):
+        raise _not_available(f'row in relation "{lock.table.name}"', lock.table, tuple(wanted) if len(wanted) == 1 else (), context)
 
 
-def _not_available(lock: RowLock) -> LockNotAvailable:
-    return LockNotAvailable(f'could not obtain lock on row in relation "{lock.table.name}"')
+def _not_available(what: str, table: Table, keys: tuple[Any, ...], context: Context) -> LockNotAvailable:
+    """NOWAIT: somebody has locked one of `keys` (empty: it is not known which)."""
+    mine = context.transaction
+    known = facts("intent", (table.name, None), keys, transaction_id=mine.id, read_timestamp=mine.read_timestamp)
+    return LockNotAvailable(f"could not obtain lock on {what}", hint="Without NOWAIT it is waited for.", evidence=known)
 
 
 def _lock_ranges(plan: LockedQuery, values: Sequence[Any], context: Context) -> None:
@@ -105,7 +110,7 @@ def _lock_ranges(plan: LockedQuery, values: Sequence[Any], context: Context) -> 
         if listed is not None:
             _lock_rows(lock, listed, context)
         elif not context.transaction.lock_range(table.id, keys, lock.mode, wait=lock.policy != "nowait"):
-            raise _not_available(lock)
+            raise _not_available(f'row in relation "{lock.table.name}"', lock.table, (), context)
 
 
 def _listed(predicate: Predicate, key_columns: Sequence[int]) -> Sequence[Key] | None:

@@ -242,3 +242,21 @@ def test_a_row_that_a_policy_made_violates_a_unique_constraint(two: tuple[Connec
     assert (error.evidence["rule"], error.evidence["table"], error.evidence["index"]) == ("unique", "t", "t_u_key")
     assert error.evidence["keys"] == ("z",)
     names_the_other(error, other)
+
+
+@pytest.mark.parametrize(
+    ("sql", "keys"),
+    [
+        ("SELECT * FROM t WHERE k = 1 FOR UPDATE NOWAIT", (1,)),
+        ("SELECT * FROM t FOR UPDATE NOWAIT", ()),
+        ("LOCK TABLE t NOWAIT", ("every key",)),
+    ],
+)
+def test_a_lock_that_was_not_to_be_waited_for(two: tuple[Connection, Connection], sql: str, keys: tuple[Any, ...]) -> None:
+    one, other = two
+    other.execute("BEGIN PESSIMISTIC")
+    other.execute("UPDATE t SET v = 0 WHERE k = 1")
+    one.execute("BEGIN")
+    error = fails(one, sql, errors.LockNotAvailable)
+    assert (error.evidence["rule"], error.evidence["table"], error.evidence["keys"]) == ("intent", "t", keys)
+    assert error.evidence["transaction_id"] is not None and error.hint
