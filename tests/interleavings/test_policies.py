@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from khonsu_engine.reading import SnapshotReader
+from khonsu_engine.own_policies import PolicyKeeper
 from tests.interleavings.harness import Program, Stage, Step, every_schedule, false_aborts, name_of, unreasonable, unserializable
 from tests.interleavings.test_every_interleaving import EVERYTHING, OPTIMIST, SEED, STEPS, inside, of_two, programs, upserted
 
@@ -103,8 +103,8 @@ def test_a_sum_that_was_looked_at_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     stage = Stage()
     for sql in MERGING:
         stage.manager.run(sql)
-    monkeypatch.setattr(SnapshotReader, "_settle", lambda *_: None)
-    monkeypatch.setattr(SnapshotReader, "_record", lambda *_: None)
+    monkeypatch.setattr(PolicyKeeper, "_settle", lambda *_: None)
+    monkeypatch.setattr(PolicyKeeper, "_record", lambda *_: None)
     assert any(unserializable(history) for history in every_schedule(stage, OPTIMIST, programs("i1 r1 | i1"))), name_of(
         programs("i1 r1 | i1")
     )

@@ -11,6 +11,9 @@ ONLY = "policies"
 
 RESOLUTION = "khonsu_engine.resolution"
 RULES = "khonsu_engine.mvcc.policies"
+OWN = "khonsu_engine.own_policies"
+FINDINGS = "tests/driver/test_policy_findings.py"
+MODEL = "tests/driver/test_conflict_policies.py"
 
 POLICIES = (
     Mutant(
@@ -51,8 +54,8 @@ POLICIES = (
     ),
     Mutant(
         "policy-acts-on-what-was-read",
-        "khonsu_engine.reading",
-        "                if columns & ~keys:\n                    self._settled.add((table, key))\n",
+        OWN,
+        "        self._settled.add((table, write.key))\n",
         "",
         "at SERIALIZABLE no policy decides a row that was looked at",
         (SCRIPTS,),
@@ -84,5 +87,32 @@ POLICIES = (
         "a sum adds my change to theirs, not my value",
         (SCRIPTS,),
         ONLY,
+    ),
+    Mutant(
+        "policy-ignores-a-deletion-that-was-seen",
+        OWN,
+        " or (_may_vanish(write) and None in (write.row, write.before))",
+        "",
+        "whoever saw that its own row is gone does not find it there again",
+        (FINDINGS,),
+        "deletion",
+    ),
+    Mutant(
+        "policy-read-noted-too-late",
+        OWN,
+        "            if timestamp > write.base:\n",
+        "            if False:\n",
+        "an own row that is read in a moved snapshot is read as of its own base",
+        (FINDINGS,),
+        "savepoint",
+    ),
+    Mutant(
+        "policy-base-image-not-updated",
+        RULES,
+        "return Write(operation, mine.key, row, theirs, timestamp, policy)",
+        "return Write(operation, mine.key, row, mine.before, timestamp, policy)",
+        "a row that a policy made takes the place of theirs, entries included",
+        (MODEL,),
+        "UNIQUE",
     ),
 )
