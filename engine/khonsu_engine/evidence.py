@@ -98,7 +98,9 @@ def conflict(
 def _detail(known: dict[str, Any]) -> str:
     when = "" if known["commit_timestamp"] is None else f" at {milliseconds_of(known['commit_timestamp'])} ms"
     who = "" if known["other_transaction_id"] is None else f" by transaction {known['other_transaction_id'].hex()}"
-    return f"{_what(known)} changed{when}{who}, after this transaction's snapshot at {milliseconds_of(known['read_timestamp'])} ms."
+    moved = (known["commit_timestamp"] or known["read_timestamp"] + 1) <= known["read_timestamp"]
+    since = "it was read" if moved else f"this transaction's snapshot at {milliseconds_of(known['read_timestamp'])} ms"
+    return f"{_what(known)} changed{when}{who}, after {since}."
 
 
 def _what(known: dict[str, Any]) -> str:

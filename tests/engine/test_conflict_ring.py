@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from khonsu_engine.commands import EVERY_KEY, KeyRange
+from khonsu_engine.commands import EVERY_KEY, KeyRange, Refusal
 from khonsu_engine.conflict_ring import ENTRIES_MAX, ConflictRing
 from khonsu_engine.database import Database
 from khonsu_engine.errors import EngineError, SerializationConflict
-from khonsu_engine.evidence import KEYS_MAX, facts, shown_key
+from khonsu_engine.evidence import KEYS_MAX, conflict, facts, shown_key
 from khonsu_engine.mvcc.recent_commits import RecentCommits
 from khonsu_engine.tally import Tally
 from tests.engine.accounts import create, finish, put, update
@@ -94,3 +94,11 @@ def test_a_tally_loses_nothing() -> None:
 )
 def test_keys_as_text(key: object, text: str) -> None:
     assert shown_key(key) == text
+
+
+def test_a_snapshot_that_has_moved_over_a_change_is_not_said_to_be_older() -> None:
+    """What an own row was computed from may be older than the snapshot; the words must not claim otherwise."""
+    for timestamp, words in ((20 << 20, "after this transaction's snapshot at 10 ms."), (5 << 20, "after it was read.")):
+        error = conflict(Refusal("write-write", 64, (1,), timestamp), b"o" * 16, ("t", None), b"m" * 16, 10 << 20)
+        assert error.detail is not None and error.detail.endswith(words)
+        assert error.evidence["commit_timestamp"] == timestamp
