@@ -53,7 +53,7 @@ LOCKS = (
     Mutant(
         "optimistic-commit-ignores-hard-locks",
         "khonsu_engine.committer",
-        "            if self._locks.has_hard:\n",
+        "            if self._locks.has_hard and (held := self._locks.in_the_way(owner, command)) is not None:\n",
         "            if False:\n",
         "nobody commits over a row that is locked",
         (LOCK_TESTS,),

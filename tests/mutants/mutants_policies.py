@@ -52,8 +52,8 @@ POLICIES = (
     Mutant(
         "policy-acts-on-what-was-read",
         "khonsu_engine.reading",
-        "                if columns & ~keys:\n                    self._settled.add((table, key))\n",
-        "",
+        "                self._settle(table, write)\n        return columns\n",
+        "                pass\n        return columns\n",
         "at SERIALIZABLE no policy decides a row that was looked at",
         (SCRIPTS,),
         ONLY,

@@ -94,7 +94,7 @@ TRANSACTIONS = (
     Mutant(
         "refresh-without-validation",
         TRANSACTION,
-        "            refusal = None if before is None else validate(database.state, _judged_now(before))\n",
+        "            refusal = None if before is None else validate(database.state, without_policies(before))\n",
         "            refusal = None\n",
         "a refresh moves the snapshot only when all that was read stands",
         (SCRIPTS,),
@@ -103,8 +103,8 @@ TRANSACTIONS = (
     Mutant(
         "base-timestamp-moved-by-refresh",
         TRANSACTION,
-        "            refusal = None if before is None else validate(database.state, _judged_now(before))\n",
-        "            before = None if before is None else _judged_now(before)\n"
+        "            refusal = None if before is None else validate(database.state, without_policies(before))\n",
+        "            before = None if before is None else without_policies(before)\n"
         "            refusal = None if before is None else validate(database.state, type(before)(*[getattr(before, name) if name != 'writes' else {} for name in before.__struct_fields__]))\n"
         "            for rows in self._writes.values():\n"
         "                rows.update({key: type(write)(write.operation, key, write.row, write.before, timestamp) for key, write in rows.items()})\n",
