@@ -51,7 +51,7 @@ POLICIES = (
     ),
     Mutant(
         "policy-acts-on-what-was-read",
-        "khonsu_engine.reading",
+        "khonsu_engine.own_policies",
         "                self._settle(table, write)\n        return columns\n",
         "                pass\n        return columns\n",
         "at SERIALIZABLE no policy decides a row that was looked at",
