@@ -59,7 +59,7 @@ SESSIONS = (
     Mutant(
         "conflict-of-one-call-not-tried-again",
         CORE,
-        "                if isinstance(error, SerializationConflict) and attempt < ATTEMPTS_MAX:\n",
+        "                if isinstance(error, SerializationConflict | DeadlockDetected) and attempt < ATTEMPTS_MAX:\n",
         "                if False:\n",
         "a call that is a transaction by itself is done again",
         (RESTARTS,),
