@@ -13,7 +13,7 @@ import pytest
 
 import khonsu_sql
 from khonsu_sql import Connection
-from khonsu_sql.connection import connect as connect_to
+from khonsu_sql.opening import connect as connect_to
 
 Connect = Callable[..., Connection]
 NAME = ":memory:held"

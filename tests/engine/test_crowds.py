@@ -17,8 +17,8 @@ from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.mvcc import horizon, validation
 from khonsu_engine.mvcc.predicates import ALL
 from khonsu_engine.schema.catalog import Table
+from khonsu_engine.state_machine import CHANGES_TRIM
 from khonsu_engine.transaction import LocalTransaction
-from khonsu_engine.trimming import CHANGES_TRIM
 from tests.engine.accounts import NEVER_BY_ITSELF, content, create, finish, got, listed, put_bulk, update
 
 OPEN = 10_000

@@ -13,9 +13,9 @@ from khonsu_engine.database import Database
 from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.mvcc.clock import next_timestamp
 from khonsu_engine.schema.catalog import Table
+from khonsu_engine.state_machine import CHANGES_TRIM
 from khonsu_engine.tickets import CommitTicket
 from khonsu_engine.transaction import LocalTransaction
-from khonsu_engine.trimming import CHANGES_TRIM
 from tests.engine.accounts import (
     LEVELS,
     NEVER_BY_ITSELF,

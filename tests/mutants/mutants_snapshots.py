@@ -87,8 +87,8 @@ SNAPSHOTS = (
     ),
     Mutant(
         "write-set-dropped-early",
-        TRIMMING,
-        "        if len(listed) > CHANGES_TRIM and listed[len(listed) // 2].timestamp <= horizon:\n",
+        STATE,
+        "        if len(listed) > CHANGES_TRIM and listed[middle].timestamp <= horizon:\n",
         "        if len(listed) > CHANGES_TRIM:\n",
         "a change is remembered as long as a snapshot is older than it",
         (SNAPSHOT_TESTS,),
