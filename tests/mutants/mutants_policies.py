@@ -54,15 +54,9 @@ POLICIES = (
     ),
     Mutant(
         "policy-acts-on-what-was-read",
-<<<<<<< HEAD
-        OWN,
-        "        self._settled.add((table, write.key))\n",
-        "",
-=======
         "khonsu_engine.own_policies",
         "                self._settle(table, write)\n        return columns\n",
         "                pass\n        return columns\n",
->>>>>>> mutants
         "at SERIALIZABLE no policy decides a row that was looked at",
         (SCRIPTS,),
         ONLY,
