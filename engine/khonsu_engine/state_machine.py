@@ -44,6 +44,9 @@ CHANGES_TRIM = 512
 OUTCOMES_MAX = 4_096
 """Connections whose last outcome is remembered; the one that wrote longest ago is forgotten first."""
 
+COLLISIONS_KEPT = 1_000
+"""How many of the rows a policy decided an outcome remembers."""
+
 CATALOG_SCHEMA = Table(
     id=CATALOG_TABLE,
     schema="khonsu",
@@ -203,7 +206,7 @@ class Installation:
 
     def __init__(self, record: Committed, bulk: tuple[Bulk, ...], collisions: tuple[Collision, ...] = ()) -> None:
         self.timestamp = record.timestamp
-        self._collisions = collisions
+        self._collisions = collisions[:COLLISIONS_KEPT]
         self._record = record
         self._bulk = bulk
         self._step = self._bulk_step = 0
