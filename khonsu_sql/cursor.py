@@ -11,10 +11,11 @@ Arrow); `_source` is set for every other result with columns; both are None when
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from khonsu_sql.arrow_results import ArrowResults
-from khonsu_sql.errors import InvalidCursorState, InvalidOptionValue, ParameterMismatch
+from khonsu_sql.errors import InvalidCursorState, InvalidOptionValue, ParameterMismatch, ProgrammingError
 from khonsu_sql.policies import policy_of
 from khonsu_sql.session import IngestMode, Result
 from khonsu_sql.source import CLOSED, ClosedLink, Source
@@ -30,6 +31,12 @@ __all__ = ["Cursor"]
 
 
 _END = object()
+_RUNNING = -1
+
+
+def _in_use() -> ProgrammingError:
+    """What a second thread is told: which of the two results it would see, nobody knows."""
+    return ProgrammingError("the cursor is in use by another thread", sqlstate="HY010", hint="Give each thread a cursor, or a connection.")
 
 
 class Cursor(ArrowResults):
@@ -61,11 +68,14 @@ class Cursor(ArrowResults):
         result comes first, `nextset` goes on. An earlier result of this cursor ends. `on_conflict`: the policy of rows that collide.
         Raises subclasses of `Error`.
         """
-        if self._source is not None:
-            self._end("the cursor executed another statement")
-        link = self._link
-        self._rows = None
+        if self._index < 0:
+            raise _in_use()
         try:
+            self._index = _RUNNING
+            if self._source is not None:
+                self._end("the cursor executed another statement")
+            link = self._link
+            self._rows = None
             with link._lock:
                 session = link._session
                 if session is None:
@@ -74,10 +84,11 @@ class Cursor(ArrowResults):
                     result = session.execute(sql, parameters)
                 else:
                     result = session.execute(sql, parameters, on_conflict=policy_of(on_conflict))
+            self._install(result)
         except BaseException:
             self._result = None
+            self._index = 0
             raise
-        self._install(result)
         return self
 
     def executemany(
@@ -90,12 +101,23 @@ class Cursor(ArrowResults):
         """Run one statement for each set of parameters: one plan, one transaction. `rowcount` is the sum."""
         if not isinstance(seq_of_parameters, Iterable) or isinstance(seq_of_parameters, str | bytes | Mapping):
             raise ParameterMismatch(f"executemany takes a sequence of parameter sets, not {type(seq_of_parameters).__name__}")
-        sets = list(seq_of_parameters)
-        self._end("the cursor executed another statement")
-        with self._link._lock:
-            result = self._session().execute(sql, sets, many=True, on_conflict=policy_of(on_conflict))
+        sets, policy = list(seq_of_parameters), policy_of(on_conflict)
+        with self._running(), self._link._lock:
+            result = self._session().execute(sql, sets, many=True, on_conflict=policy)
         self._install(result)
         return self
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Something runs on this cursor, and nothing else may; an earlier result ends."""
+        if self._index < 0:
+            raise _in_use()
+        try:
+            self._index = _RUNNING
+            self._end("the cursor executed another statement")
+            yield
+        finally:
+            self._index = 0
 
     def ingest(self, table: str, data: Any, *, mode: str | IngestMode = IngestMode.CREATE) -> int:
         """Write all rows of `data` into `table`, streaming; returns how many.
@@ -108,8 +130,7 @@ class Cursor(ArrowResults):
 
         chosen = ingest_mode(mode)
         reader = reader_of(data.fetch_record_batch() if isinstance(data, Cursor) else data)
-        self._end("the cursor executed another statement")
-        with self._link._lock:
+        with self._running(), self._link._lock:
             count = self._session().ingest(table, reader, chosen)
         self._result = Result(None, count, "INGEST")
         return count

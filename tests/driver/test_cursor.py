@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import khonsu_sql
@@ -247,3 +250,33 @@ def test_sizes_are_accepted(accounts: Connection) -> None:
 def test_cursors_are_not_copied(accounts: Connection) -> None:
     with pytest.raises(TypeError, match="cannot be pickled"):
         copy.copy(accounts.cursor())
+
+
+def test_a_cursor_in_use_by_another_thread_says_so(connect: Callable[..., Connection]) -> None:
+    """The second thread is refused, the first goes on; after an error and after executemany the cursor is free again."""
+    holder, waiter = connect(":memory:cursors", locking="PESSIMISTIC"), connect(":memory:cursors", locking="PESSIMISTIC", timeout=60)
+    holder.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v INTEGER)")
+    holder.execute("INSERT INTO t VALUES (1, 0)")
+    holder.commit()
+    holder.execute("UPDATE t SET v = 1 WHERE k = 1")
+    cursor = waiter.cursor()
+    told: list[int] = []
+    thread = threading.Thread(target=lambda: told.append(cursor.execute("UPDATE t SET v = v + 1 WHERE k = 1").rowcount), daemon=True)
+    thread.start()
+    while not any(not info.granted for info in holder._lease.database.locks.listed()):
+        thread.join(0.01)
+    for use in (
+        lambda: cursor.execute("SELECT 1"),
+        lambda: cursor.executemany("INSERT INTO t VALUES (?, 0)", [(2,)]),
+        lambda: cursor.ingest("u", pa.table({"a": [1]})),
+    ):
+        with pytest.raises(khonsu_sql.ProgrammingError, match="in use by another thread") as refused:
+            use()
+        assert refused.value.sqlstate == "HY010"
+    holder.commit()
+    thread.join(60)
+    assert told == [1]
+    with pytest.raises(khonsu_sql.ProgrammingError):
+        cursor.execute("SELECT nothing")
+    assert cursor.executemany("INSERT INTO t VALUES (?, 0)", [(2,), (3,)]).rowcount == 2
+    assert cursor.execute("SELECT v FROM t ORDER BY k").fetchall() == [(2,), (0,), (0,)]
