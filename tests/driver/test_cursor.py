@@ -276,7 +276,9 @@ def test_a_cursor_in_use_by_another_thread_says_so(connect: Callable[..., Connec
     holder.commit()
     thread.join(60)
     assert told == [1]
+    waiter.commit()
     with pytest.raises(khonsu_sql.ProgrammingError):
         cursor.execute("SELECT nothing")
+    waiter.rollback()
     assert cursor.executemany("INSERT INTO t VALUES (?, 0)", [(2,), (3,)]).rowcount == 2
     assert cursor.execute("SELECT v FROM t ORDER BY k").fetchall() == [(2,), (0,), (0,)]
