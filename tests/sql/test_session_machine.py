@@ -9,6 +9,7 @@ was allowed to. What the lock table says of others decides who must wait; what i
 from __future__ import annotations
 
 import gc
+import itertools
 import shutil
 import tempfile
 import time
@@ -34,6 +35,7 @@ from tests.sql.session_statements import FIRST, LOCKS, READS, SCHEMA, VALUES, WR
 IMPLICIT = 2
 """The session whose statements begin transactions; those of the others are transactions by themselves."""
 
+numbers = itertools.count()
 seats = st.integers(0, 2)
 LEVELS = st.sampled_from([SER, SER, RR, RC])
 MODES = st.sampled_from([model.OPTIMISTIC, model.ADAPTIVE, model.PESSIMISTIC])
@@ -66,6 +68,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, directory: bool) -> None:
         self.patience, lock_waiter.PATIENCE_SECONDS = lock_waiter.PATIENCE_SECONDS, 0.0
         self.folder = Path(tempfile.mkdtemp(prefix="machine")) if directory else None
+        self.number = next(numbers)
         self.history = History(FIRST)
         self.open: dict[int, Transaction] = {}
         self.connect()
@@ -77,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.kinds = {table.id: "r", table.indexes[0].id: "e"}
 
     def one(self, **options: Any) -> Connection:
-        name = ":memory:machine" if self.folder is None else self.folder / "db"
+        name = f":memory:machine{self.number}" if self.folder is None else self.folder / "db"
         return connect_to(name, limits=TINY, timeout=1e-6, **options)
 
     def connect(self) -> None:
