@@ -31,7 +31,8 @@ class Fallback(Exception):
     """This execution needs the general path."""
 
 
-FALLBACK = Fallback()
+FALLBACK = Fallback
+"""The class, not an instance: one that lived for good would keep the frames of its last raise alive, and with them the connection."""
 
 
 class Unsupported(Exception):

@@ -246,11 +246,11 @@ class Transaction:
 def items_of(view: Table, rows: dict[int, Row | None]) -> list[Item]:
     """The rows and entries that a statement writes which makes these of `view`."""
     items: list[Item] = [("r", key) for key in rows]
-    after = changed(view, rows)
-    for value in sorted({row[3] for table in (view, after) for key, row in table.items() if key in rows and row[3] is not None}):
-        if image(view, ("e", value)) != image(after, ("e", value)):
-            items.append(("e", value))
-    return items
+    for key, row in rows.items():
+        before, after = view[key][3] if key in view else None, None if row is None else row[3]
+        if before != after:
+            items += [("e", value) for value in (before, after) if value is not None]
+    return list(dict.fromkeys(items))
 
 
 # --- policies
