@@ -218,20 +218,21 @@ class SessionCore(SessionControls):
         if isinstance(unit.plan, Setting):
             return self._set(unit.plan)
         mark = transaction.begin_statement(writes=unit.writes)
-        for attempt in count(1):
-            self._check_cancelled()
-            try:
-                result = self._run_once(unit, parameters, many, transaction)
-                break
-            except Superseded as cause:
-                transaction.undo_statement(mark)
-                transaction.renew(cause, last=attempt == RESTARTS_MAX)
-            except LockWait as cause:
-                transaction.undo_statement(mark)
-                yield cause.ticket
-                transaction.renew_after_wait()
-        transaction.fresh = False
-        return result
+        try:
+            for attempt in count(1):
+                self._check_cancelled()
+                try:
+                    return self._run_once(unit, parameters, many, transaction)
+                except Superseded as cause:
+                    transaction.undo_statement(mark)
+                    transaction.renew(cause, last=attempt == RESTARTS_MAX)
+                except LockWait as cause:
+                    transaction.undo_statement(mark)
+                    yield cause.ticket
+                    transaction.renew_after_wait()
+        finally:
+            transaction.fresh = False  # an error tells of what was read as a row does
+        raise AssertionError("count ends")
 
     def _run_once(self, unit: Unit, parameters: Parameters, many: bool, transaction: LocalTransaction) -> Result:
         statement, run = bound(unit, transaction, self._plans, self.settings), execute_many if many else execute
