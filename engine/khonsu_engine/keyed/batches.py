@@ -234,7 +234,9 @@ class BatchTransaction:
             if self._blind.policy is not ConflictPolicy.FAIL:
                 return self._blind.delete(transaction, key)
             appended = self._blind.forget(key)
-            return self._contents.delete(transaction, key) or appended
+            if appended is not None:  # so that it is a write of this key, even if there was nothing before
+                self._contents.put(transaction, key, appended)
+            return self._contents.delete(transaction, key)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -53,9 +53,6 @@ class BlindWrites:
         self._contents = contents
         self._own: dict[str, _Own] = {}
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._own
-
     def __bool__(self) -> bool:
         return bool(self._own)
 
@@ -86,12 +83,13 @@ class BlindWrites:
         self._keep(transaction, key, Whole(None), None)
         return True
 
-    def forget(self, key: str) -> bool:
-        """The key is written otherwise from here on: its base stays. False: there was nothing to forget."""
+    def forget(self, key: str) -> Value | None:
+        """The key is written otherwise from here on; its base stays. Returns what was there by now, None if nothing was done to it."""
         own = self._own.pop(key, None)
-        if own is not None:
-            self._work.note_base(self._contents.heads.table.id, key, own.base)
-        return own is not None
+        if own is None:
+            return None
+        self._work.note_base(self._contents.heads.table.id, key, own.base)
+        return own.result
 
     def _keep(self, transaction: LocalTransaction, key: str, act: Act, result: Value | None) -> int:
         heads, own = self._contents.heads, self._own.get(key)
