@@ -286,6 +286,18 @@ def test_at_read_committed_a_write_after_an_append_keeps_what_it_is_based_on(sto
     assert content(store)["k"] == [5]
 
 
+def test_at_read_committed_what_was_read_first_counts(store: BatchStore) -> None:
+    """Somebody deletes between the read and the write: that is a collision, though the write found it deleted."""
+    write(store, {"k": 1})
+    mine = store.start_transaction("read committed", on_conflict="ignore")
+    mine.read("k")
+    with store.start_transaction() as other:
+        other.delete("k")
+    mine.write("k", batch(2))
+    assert [collision.action for collision in mine.commit().conflicts] == ["ignored"]
+    assert content(store) == {}
+
+
 def test_at_read_committed_an_append_is_read_onto_what_is_there_now(store: BatchStore) -> None:
     write(store, {"k": 1})
     mine = store.start_transaction("read committed")
