@@ -32,8 +32,9 @@ def open(
 ) -> BatchStore:
     """Open a database of keyed batches: a directory (made if there is none), ":memory:", or a `Store` of your own.
 
-    `isolation`: 'serializable', 'repeatable read' or 'read committed', for transactions that do not say. `on_conflict`, likewise: 'fail' (None),
-    'ignore', 'replace' or 'append'. `revisions_kept`: how many older revisions of a batch stay readable (8). `synchronous`: full, normal or off.
+    Of transactions that do not say: `isolation`, 'serializable', 'repeatable read' or 'read committed', and `on_conflict`, 'fail' (None),
+    'ignore', 'replace' or 'append'. `revisions_kept`: how many older revisions of a batch stay readable (8). `synchronous`: full, normal
+    or off.
     Raises CannotConnect, DatabaseInUse, CorruptDatabase, InvalidArgument, NotSupported."""
     from khonsu_engine.keyed.batches import REVISIONS_KEPT, BatchStore
     from khonsu_engine.keyed.keyspace import level_of, opened

@@ -14,7 +14,8 @@ import pytest
 
 import khonsu_engine
 from khonsu_engine.commands import Collision, Isolation, Outcome
-from khonsu_engine.errors import InvalidArgument, LockNotAvailable, SchemaMismatch, SerializationConflict, UniqueViolation
+from khonsu_engine.errors import DeadlockDetected, InvalidArgument, LockNotAvailable, SchemaMismatch, SerializationConflict, UniqueViolation
+from khonsu_engine.keyed import blind
 from khonsu_engine.keyed.batches import BatchStore, BatchTransaction
 from khonsu_engine.keyed.expiry import FORGET_AFTER
 from khonsu_engine.mvcc.lock_table import LockMode
@@ -381,6 +382,12 @@ def test_the_key_column_of_a_write(store: BatchStore) -> None:
         other.write("k", pa.concat_batches([batch(1, note="b"), batch(2, note="a")]))
     mine.commit()
     assert _now(store, "k") == [(1, "b"), (1, "a")]
+    mine = store.start_transaction(on_conflict="append")
+    mine.delete("k")
+    mine.append("k", batch(1, note="b"), column="note")
+    write(store, {"k": 1})
+    mine.commit()
+    assert _now(store, "k") == [(1, None), (1, "b")], "what is appended after a deletion is a whole of that key column"
     with store.start_transaction(on_conflict="append") as mine:
         with pytest.raises(UniqueViolation):
             mine.write("k", batch(1, 1))
@@ -469,6 +476,13 @@ def _locked(store: BatchStore, key: str) -> Any:
     return holder
 
 
+def _until_somebody_waits(store: BatchStore, count: int = 1) -> None:
+    deadline = time.monotonic() + 60
+    while sum(not info.granted for info in store.database.locks.listed()) < count:
+        assert time.monotonic() < deadline, "nobody waits"
+        threading.Event().wait(0.001)
+
+
 def test_a_commit_waits_for_the_lock_and_sees_what_came_before(store: BatchStore) -> None:
     write(store, {"k": 1})
     holder, outcomes = _locked(store, "k"), list[Outcome]()
@@ -476,13 +490,25 @@ def test_a_commit_waits_for_the_lock_and_sees_what_came_before(store: BatchStore
     mine.append("k", batch(2))
     thread = threading.Thread(target=lambda: outcomes.append(mine.commit()))
     thread.start()
-    deadline = time.monotonic() + 60
-    while all(info.granted for info in store.database.locks.listed()):
-        assert time.monotonic() < deadline, "nobody waits"
-        threading.Event().wait(0.001)
+    _until_somebody_waits(store)
     holder.rollback()
     thread.join()
     assert outcomes[0].timestamp and content(store)["k"] == [1, 2] and _locks(store) == 0
+
+
+def test_locks_are_taken_in_the_order_of_keys(store: BatchStore) -> None:
+    """Whatever the order of the writes: so commits with policies meet no deadlock among themselves."""
+    holder = _locked(store, "a")
+    mine = store.start_transaction(on_conflict="replace")
+    for key in ("c", "a", "b"):
+        mine.write(key, batch(1))
+    thread = threading.Thread(target=mine.commit)
+    thread.start()
+    _until_somebody_waits(store)
+    locks = {(info.target, info.granted) for info in store.database.locks.listed()}
+    holder.rollback()
+    thread.join()
+    assert locks == {("a", True), ("a", False)} and sorted(content(store)) == ["a", "b", "c"] and _locks(store) == 0
 
 
 def test_a_lock_that_does_not_come(store: BatchStore) -> None:
@@ -498,6 +524,52 @@ def test_a_lock_that_does_not_come(store: BatchStore) -> None:
     assert {info.target for info in store.database.locks.listed()} == {"k"}
     holder.rollback()
     assert _locks(store) == 0
+
+
+def test_a_deadlock_ends_one_of_them(store: BatchStore) -> None:
+    """A commit of ordinary writes waits for locked keys in the order of its writes."""
+    holder, ended = _locked(store, "b"), []
+    ordinary, appending = store.start_transaction(), store.start_transaction()
+    ordinary.write("b", batch(1))
+    ordinary.write("a", batch(1))
+    appending.append("a", batch(2))
+    appending.append("b", batch(2))
+
+    def end(transaction: BatchTransaction) -> None:
+        try:
+            transaction.commit()
+            ended.append("committed")
+        except DeadlockDetected as error:
+            ended.append(error.sqlstate)
+
+    threads = [threading.Thread(target=end, args=(transaction,)) for transaction in (ordinary, appending)]
+    for waiting, thread in enumerate(threads):
+        thread.start()
+        _until_somebody_waits(store, waiting + 1)
+    holder.rollback()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == ["40P01", "committed"] and _locks(store) == 0
+    found = content(store)
+    assert found["a"] == found["b"] and found["a"] in ([1], [2])
+
+
+def test_an_interrupt_in_the_replay(store: BatchStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = store.start_transaction(on_conflict="replace")
+    mine.write("a", batch(1))
+    mine.write("k", batch(1))
+    write(store, {"a": 2, "k": 2})
+
+    def interrupted(*given: Any) -> Any:
+        if given[2] == "k":
+            raise KeyboardInterrupt
+        return decided(*given)
+
+    decided = blind.decided
+    monkeypatch.setattr(blind, "decided", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mine.commit()
+    assert store.status(mine.id).state == "aborted" and content(store) == {"a": [2], "k": [2]} and _locks(store) == 0
 
 
 def test_the_sweep_gives_way_to_a_lock(store: BatchStore, clock: Clock) -> None:

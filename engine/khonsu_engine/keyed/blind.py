@@ -34,7 +34,7 @@ __all__ = ["BlindWrites"]
 
 class _Own(NamedTuple):
     """What was done to one key. `base`: as of when; `revision`: of the key then (None: it is not known any more). `result`: what `act`
-    makes of what was there."""
+    makes of what was there when it was first written."""
 
     base: Timestamp
     revision: int | None
@@ -66,10 +66,10 @@ class BlindWrites:
         """Append `batch`; returns the revision, as far as it is known. Raises as `merged` for what is there now."""
         own = self._own.get(key)
         act = with_appended(None if own is None else own.act, key, batch, column)
-        if own is not None and isinstance(own.act, Delta) and transaction.keeps_snapshot:  # the same is there: it need not be done again
-            result = applied(Delta(act.parts[-1:]), key, own.result) if isinstance(act, Delta) else act.value
-        else:
-            result = applied(act, key, None if isinstance(act, Whole) else self._contents.value(transaction, key))
+        if isinstance(act, Whole):
+            return self._keep(transaction, key, act, act.value)
+        there = self._contents.value(transaction, key) if own is None else own.result
+        result = applied(Delta(act.parts[-1:]), key, there)
         return self._keep(transaction, key, act, result)
 
     def delete(self, transaction: LocalTransaction, key: str) -> bool:
