@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from khonsu_engine.commands import Isolation
+    from khonsu_engine.commands import ConflictPolicy, Isolation
     from khonsu_engine.keyed.batches import BatchStore
     from khonsu_engine.keyed.key_value import KeyValueStore
     from khonsu_engine.limits import Limits
@@ -25,15 +25,16 @@ def open(
     path_or_memory: str | PathLike[str] | Store = ":memory:",
     *,
     isolation: Isolation | str = "serializable",
-    on_conflict: str | None = None,
+    on_conflict: str | ConflictPolicy | None = None,
     revisions_kept: int | None = None,
     synchronous: Synchronous = "full",
     limits: Limits | None = None,
 ) -> BatchStore:
     """Open a database of keyed batches: a directory (made if there is none), ":memory:", or a `Store` of your own.
 
-    `isolation`: 'serializable', 'repeatable read' or 'read committed', for transactions that do not say. `on_conflict`: 'fail', which None
-    stands for. `revisions_kept`: how many older revisions of a batch stay readable (8). `synchronous`: full, normal or off.
+    Of transactions that do not say: `isolation`, 'serializable', 'repeatable read' or 'read committed', and `on_conflict`, 'fail' (None),
+    'ignore', 'replace' or 'append'. `revisions_kept`: how many older revisions of a batch stay readable (8). `synchronous`: full, normal
+    or off.
     Raises CannotConnect, DatabaseInUse, CorruptDatabase, InvalidArgument, NotSupported."""
     from khonsu_engine.keyed.batches import REVISIONS_KEPT, BatchStore
     from khonsu_engine.keyed.keyspace import level_of, opened

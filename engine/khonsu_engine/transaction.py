@@ -21,6 +21,7 @@ from khonsu_engine.commands import (
     Blocked,
     Commit,
     Isolation,
+    Key,
     Outcome,
     Refusal,
     TableId,
@@ -105,6 +106,19 @@ class LocalTransaction(RowLocker):
             self._locks.settle()
         if self.isolation is not Isolation.REPEATABLE_READ or self.fresh:
             self._move(True)
+
+    def changed_since(self, table: TableId, key: Key, base: Timestamp) -> Timestamp:
+        """When that key was last changed after `base`, as far as is published; 0: it was not. No read is recorded."""
+        version = self._database.state.tables.get(table)
+        timestamp = 0 if version is None else version.newest(key, base)
+        return timestamp if timestamp > base else 0
+
+    def catch_up(self) -> None:
+        """Move the snapshot to what is published, at every level: for somebody who from here on only writes, and commits.
+
+        Raises SerializationConflict when what was read or written before does not stand there."""
+        self._require_open()
+        self._move(True)
 
     def _move(self, newest: bool) -> None:
         """Another snapshot, not older, at which everything recorded and buffered holds. Raises SerializationConflict."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 
 import khonsu_engine
-from khonsu_engine.errors import EngineClosed, EngineError, SerializationConflict
+from khonsu_engine.errors import EngineClosed, EngineError, SchemaMismatch, SerializationConflict
 from khonsu_engine.storage.keys import log_key
 from tests.engine.accounts import NEVER_BY_ITSELF
 from tests.engine.batch_stores import batch, content, value, write
@@ -17,13 +19,17 @@ from tests.engine.test_crash_points import PluggedStore
 from tests.stores import CrashingStore, FaultyStore, RecordingStore
 
 
-@pytest.mark.parametrize("act", ["read", "scan", "revision", "conflict"])
+@pytest.mark.parametrize("act", ["read", "scan", "revision", "conflict", "schema", "ignored"])
 def test_nothing_is_told_before_it_is_durable(act: str) -> None:
     recording = RecordingStore()
     store = khonsu_engine.open(recording)
     write(store, {"k": 1})
     loser = store.start_transaction()
     loser.write("k", batch(5))
+    other = store.start_transaction(on_conflict="append")
+    other.write("k", pa.record_batch({"x": [5]}))
+    ignored = store.start_transaction(on_conflict="ignore")
+    ignored.write("k", batch(5))
     recording.hold_sync()
     writer = threading.Thread(target=write, args=(store, {"k": 2}))
     writer.start()
@@ -35,11 +41,17 @@ def test_nothing_is_told_before_it_is_durable(act: str) -> None:
         with pytest.raises(SerializationConflict):
             loser.commit()
 
+    def schema() -> None:
+        with pytest.raises(SchemaMismatch):
+            other.commit()
+
     acts: dict[str, Callable[[], object]] = {
         "read": lambda: value(store.start_transaction(), "k"),
         "scan": lambda: len(list(store.start_transaction().scan())),
         "revision": lambda: store.start_transaction().revision("k"),
         "conflict": conflict,
+        "schema": schema,
+        "ignored": lambda: len(ignored.commit().conflicts),
     }
 
     def tell() -> None:
@@ -55,7 +67,7 @@ def test_nothing_is_told_before_it_is_durable(act: str) -> None:
     writer.join(30)
     note = next(event.number for event in recording.events if event.name == "told")
     assert recording.was_durable(log_key(index), note)
-    assert told == [{"read": 2, "scan": 1, "revision": 2, "conflict": None}[act]]
+    assert told == [{"read": 2, "scan": 1, "revision": 2, "conflict": None, "schema": None, "ignored": 1}[act]]
     store.close()
 
 
@@ -63,9 +75,11 @@ def test_an_interrupt_in_a_commit_leaves_it_whole() -> None:
     faulty = FaultyStore()
     store = khonsu_engine.open(faulty)
     write(store, {"k": 1})
-    for after in (False, True):
-        transaction = store.start_transaction()
+    for after, policy in itertools.product((False, True), ("fail", "replace")):
+        transaction = store.start_transaction(on_conflict=policy)
         transaction.write("k", batch(2))
+        if policy == "replace":
+            write(store, {"k": 3})
         faulty.fail("put", error=KeyboardInterrupt(), after=after)
         with pytest.raises(KeyboardInterrupt):
             transaction.commit()

@@ -4,6 +4,8 @@
     keys         what a key may be, prefixes as ranges
     expiry       when a value expires
     heads        one row per key: its revision, its expiry, its value or where that is
+    contents     the batches of one transaction: heads and contents together
+    blind        writes kept back until the commit: appends, and what a policy may decide
     work         one transaction: calls, levels, its end
     keyspace     one database as these rooms see it: transactions by id, their ends, collecting
     sweep        expired values are collected

@@ -3,33 +3,33 @@
 Made by `khonsu_engine.open`, and by a connection for its own database. A `BatchStore` is thread-safe; a `BatchTransaction` belongs to one
 thread at a time. The unit of versions and of conflicts is the key. Docs: docs/engine_api.md.
 
-A batch is kept in two tables (`shapes`): its head, which conflicts are about, and its content, a row for each revision kept. Contents
-never change, so reading one needs no note: the head was read. What is kept beyond its turn is deleted at the commit, so within a
-transaction every content stays readable.
+A batch is kept in two tables (`shapes`, `contents`): its head, which conflicts are about, and its content, a row for each revision kept.
+Contents never change, so reading one needs no note: the head was read. What is kept beyond its turn is deleted at the commit, so within a
+transaction every content stays readable. Appends, and writes with another policy than FAIL, are kept back until the commit (`blind`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from types import TracebackType
 
 import pyarrow as pa
 
-from khonsu_engine.commands import Isolation, Outcome, Row, TransactionId
+from khonsu_engine.commands import Collision, ConflictPolicy, Isolation, Outcome, Row, TransactionId
 from khonsu_engine.database import Database
 from khonsu_engine.errors import InvalidArgument, RevisionGone
 from khonsu_engine.keyed.batch_codec import checked_batch, decode_batch, encode_batch
+from khonsu_engine.keyed.blind import BlindWrites
+from khonsu_engine.keyed.contents import Contents, revision_of
 from khonsu_engine.keyed.expiry import Expires, moment_of
-from khonsu_engine.keyed.heads import Heads, is_live, put_row
+from khonsu_engine.keyed.heads import is_live
 from khonsu_engine.keyed.keys import checked_key, checked_prefix, shown
 from khonsu_engine.keyed.keyspace import Keyspace, level_of
 from khonsu_engine.keyed.merge import merged
-from khonsu_engine.keyed.policies import policy_of
-from khonsu_engine.keyed.shapes import EXPIRES_AT, LIVE, OLDEST, REVISION
+from khonsu_engine.keyed.policies import Value, applied, policy_of, with_appended
+from khonsu_engine.keyed.shapes import LIVE, OLDEST, REVISION
 from khonsu_engine.keyed.statuses import TransactionStatus
-from khonsu_engine.keyed.sweep import drop_contents
 from khonsu_engine.keyed.work import Work
 from khonsu_engine.transaction import LocalTransaction
 
@@ -47,7 +47,7 @@ class BatchStore:
         database: Database,
         *,
         isolation: Isolation | str = Isolation.SERIALIZABLE,
-        on_conflict: str | None = None,
+        on_conflict: str | ConflictPolicy | None = None,
         revisions_kept: int = REVISIONS_KEPT,
         release: Callable[[], None] | None = None,
         abandoned: Callable[[], None] | None = None,
@@ -70,14 +70,14 @@ class BatchStore:
         return self._keyspace.database
 
     def start_transaction(
-        self, isolation: Isolation | str | None = None, on_conflict: str | None = None, *, read_only: bool = False
+        self, isolation: Isolation | str | None = None, on_conflict: str | ConflictPolicy | None = None, *, read_only: bool = False
     ) -> BatchTransaction:
         """Begin a transaction; the tables are made at the first. A read-only one is never refused.
 
         Raises InvalidArgument, NotSupported, EngineClosed, StoreFailed."""
         level = self._isolation if isolation is None else level_of(isolation)
-        policy_of(on_conflict if on_conflict is not None else self._on_conflict)
-        return BatchTransaction(self._keyspace, self._keyspace.begin(level, read_only=read_only), self._revisions_kept)
+        policy = self._on_conflict if on_conflict is None else policy_of(on_conflict)
+        return BatchTransaction(self._keyspace, self._keyspace.begin(level, read_only=read_only), self._revisions_kept, policy)
 
     def status(self, transaction_id: TransactionId) -> TransactionStatus:
         """What became of that transaction: active, committed, aborted or unknown. It may be one of before the database was opened."""
@@ -104,15 +104,14 @@ class BatchTransaction:
     Every call raises InvalidTransactionState when the transaction has ended or is in use by another thread. A refused argument changes
     nothing; a conflict, a failed store and an interrupt end the transaction."""
 
-    __slots__ = ("__weakref__", "_contents", "_heads", "_keyspace", "_revisions_kept", "_work")
+    __slots__ = ("__weakref__", "_blind", "_contents", "_heads", "_keyspace", "_work")
 
-    def __init__(self, keyspace: Keyspace, work: Work, revisions_kept: int) -> None:
-        tables = keyspace.tables
+    def __init__(self, keyspace: Keyspace, work: Work, revisions_kept: int, policy: ConflictPolicy) -> None:
         self._keyspace = keyspace
         self._work = work
-        self._revisions_kept = revisions_kept
-        self._contents = tables.contents
-        self._heads = Heads(work, tables.batches)
+        self._contents = Contents(work, keyspace.tables, revisions_kept)
+        self._heads = self._contents.heads
+        self._blind = BlindWrites(work, self._contents, policy)
 
     @property
     def id(self) -> TransactionId:
@@ -134,12 +133,12 @@ class BatchTransaction:
         checked_key(key)
         if revision is not None and (isinstance(revision, bool) or not isinstance(revision, int) or revision < 1):
             raise InvalidArgument(f"a revision is a number from 1 on, not {revision!r}")
-        with self._work.call() as transaction:
+        with self._work.call() as transaction, self._blind.shown(transaction, (key,)):
             head = self._heads.find(transaction, key)
-            wanted = _current(head) if revision is None else self._available(key, head, revision)
+            wanted = revision_of(head) if revision is None else self._available(key, head, revision)
             data = None
             if head is not None and (wanted != head[REVISION] or is_live(head, self._work.moment)):
-                data = self._content(transaction, key, wanted)
+                data = self._contents.data(transaction, key, wanted)
         return None if data is None else decode_batch(data, key)
 
     def revision(self, key: str) -> int:
@@ -147,8 +146,8 @@ class BatchTransaction:
 
         A transaction that has written the key reads the revision its commit will make."""
         checked_key(key)
-        with self._work.call() as transaction:
-            return _current(self._heads.find(transaction, key))
+        with self._work.call() as transaction, self._blind.shown(transaction, (key,)):
+            return revision_of(self._heads.find(transaction, key))
 
     def scan(self, prefix: str = "") -> Iterator[tuple[str, pa.RecordBatch]]:
         """All (key, batch) whose key begins with `prefix`, in the order of keys, as they are when this is called.
@@ -156,11 +155,13 @@ class BatchTransaction:
         At SERIALIZABLE the whole range is read: a key that appears, changes or goes there is a conflict. The batches are loaded
         one by one (at READ COMMITTED all at once)."""
         checked_prefix(prefix)
-        with self._work.call() as transaction:
+        with self._work.call() as transaction, self._blind.shown(transaction, self._blind.with_prefix(prefix)):
             heads = self._heads.listed(transaction, prefix)
             at_once = transaction.isolation is Isolation.READ_COMMITTED
             loaded = {
-                head[0]: self._content(transaction, head[0], head[REVISION]) for head in heads if at_once or head[0] in self._heads.before
+                head[0]: self._contents.data(transaction, head[0], head[REVISION])
+                for head in heads
+                if at_once or head[0] in self._heads.before
             }
         return self._each(heads, loaded)
 
@@ -170,19 +171,12 @@ class BatchTransaction:
             data = loaded.get(key)
             if data is None:
                 with self._work.call() as transaction:
-                    data = self._content(transaction, key, head[REVISION])
+                    data = self._contents.data(transaction, key, head[REVISION])
             assert data is not None, "a live head has its content"
             yield key, decode_batch(data, key)
 
-    def _content(self, transaction: LocalTransaction, key: str, revision: int) -> bytes | None:
-        row = transaction.peek(self._contents.id, (key, revision))
-        if row is None or (row[2] is not None and row[2] <= self._work.moment):
-            return None
-        data: bytes = row[3]
-        return data
-
     def _available(self, key: str, head: Row | None, revision: int) -> int:
-        newest = _current(head)
+        newest = revision_of(head)
         if head is None or revision > newest:
             what = f"its newest is {newest}" if newest else "it has never been written"
             raise InvalidArgument(f"there is no revision {revision} of key {shown(key)} yet: {what}")
@@ -198,77 +192,66 @@ class BatchTransaction:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def write(self, key: str, batch: pa.RecordBatch, expires: Expires | None = None) -> int:
-        """Put `batch` under `key` in place of what is there; returns the revision the commit makes of it.
+    def write(self, key: str, batch: pa.RecordBatch, expires: Expires | None = None, *, column: str | None = None) -> int:
+        """Put `batch` under `key` in place of what is there; returns the revision the commit makes of it, unless a policy decides.
 
-        `expires`: seconds from the beginning of the transaction, or a moment, from when on the key reads as absent.
-        Raises InvalidArgument, InvalidValue (not valid Arrow data), LimitExceeded."""
+        `expires`: seconds from the beginning of the transaction, or a moment, from when on the key reads as absent. `column`: with the
+        policy 'append', the key column instead of `id`.
+        Raises InvalidArgument, InvalidValue (not valid Arrow data), LimitExceeded; with that policy UniqueViolation, as `append`."""
         checked_key(key)
         data = encode_batch(checked_batch(batch, key), key)
+        if self._blind.policy is ConflictPolicy.APPEND:
+            merged(None, batch, column)
+        elif column is not None:
+            raise InvalidArgument("column says how a batch is appended, and on_conflict is not 'append'")
         with self._work.call(writes=True) as transaction:
-            return self._put(transaction, key, data, batch.num_rows, moment_of(expires, self._work.moment))
+            value = Value(data, batch.num_rows, moment_of(expires, self._work.moment))
+            if self._blind.policy is not ConflictPolicy.FAIL:
+                return self._blind.write(transaction, key, value, column)
+            self._blind.forget(key)
+            return self._contents.put(transaction, key, value)
 
     def append(self, key: str, batch: pa.RecordBatch, column: str | None = None) -> int:
-        """Append the rows of `batch` to those under `key`; returns the revision the commit makes of it.
+        """Append the rows of `batch` to those under `key` when this commits, whoever has changed them by then; returns the revision,
+        which is provisional: one more than now.
 
         Rows there whose `column` equals that of an appended one are replaced: by default the column `id`, if there is one. NULL equals
         nothing. Without a batch under `key` this is a write. An expiry stays as it is. Raises as `write`, SchemaMismatch,
-        UniqueViolation (two rows of `batch` have one key)."""
+        UniqueViolation (two rows of `batch` have one key); so does the commit, if only then there is what it cannot be appended to."""
         checked_key(key)
         checked_batch(batch, key)
         with self._work.call(writes=True) as transaction:
-            head = self._heads.current(transaction, key)
-            stored = None if head is None else self._content(transaction, key, head[REVISION])
-            whole = merged(None if stored is None else decode_batch(stored, key), batch, column)
-            return self._put(transaction, key, encode_batch(whole, key), whole.num_rows, None if head is None else head[EXPIRES_AT])
+            if key not in self._heads.before:
+                return self._blind.append(transaction, key, batch, column)
+            whole = applied(with_appended(None, key, batch, column), key, self._contents.value(transaction, key))
+            assert whole is not None, "something was appended"
+            return self._contents.put(transaction, key, whole)
 
     def delete(self, key: str) -> bool:
         """Delete the batch under `key`; False when there is none. The revision of the key goes on."""
         checked_key(key)
         with self._work.call(writes=True) as transaction:
-            before = self._own(key)
-            deleted = self._heads.delete(transaction, key, lambda revision: (None, None, self._oldest(key, revision)))
-            if deleted and before is not None:
-                self._put_content(transaction, key, before, None)
-            return deleted
-
-    def _put(self, transaction: LocalTransaction, key: str, data: bytes, rows: int, expires_at: datetime | None) -> int:
-        head = self._heads.write(transaction, key, expires_at, lambda revision: (rows, len(data), self._oldest(key, revision)))
-        revision: int = head[REVISION]
-        self._put_content(transaction, key, revision, (key, revision, expires_at, data))
-        return revision
-
-    def _put_content(self, transaction: LocalTransaction, key: str, revision: int, row: Row | None) -> None:
-        before = transaction.peek(self._contents.id, (key, revision))
-        put_row(transaction, self._contents.id, before, row, lambda row: (row[0], row[1]), self._work.base(self._contents.id, key))
-
-    def _own(self, key: str) -> int | None:
-        """The revision this transaction makes of `key`; None when it has not written it."""
-        if key not in self._heads.before:
-            return None
-        return _current(self._heads.before[key]) + 1
-
-    def _oldest(self, key: str, revision: int) -> int:
-        before = self._heads.before[key]
-        return revision if before is None else max(before[OLDEST], revision - self._revisions_kept)
+            if self._blind.policy is not ConflictPolicy.FAIL:
+                return self._blind.delete(transaction, key)
+            appended = self._blind.forget(key)
+            if appended is not None:  # so that it is a write of this key, even if there was nothing before
+                self._contents.put(transaction, key, appended)
+            return self._contents.delete(transaction, key)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     def commit(self) -> Outcome:
-        """Make it all durable and visible; returns when it is. The outcome has the commit's `timestamp` and `index` (0: nothing written).
+        """Make it all durable and visible; returns when it is. The outcome has the commit's `timestamp` and `index` (0: nothing written),
+        and `conflicts`: a `commands.Collision` for each key that a policy has decided, or that was appended to what somebody else left.
 
-        Raises SerializationConflict (40001, run it again), StoreFailed, CommitOutcomeUnknown."""
-        if self._heads.before:
-            with self._work.call(writes=True) as transaction:
-                self._drop_old(transaction)
-        return self._work.commit()
+        Raises SerializationConflict (40001, run it again), StoreFailed, CommitOutcomeUnknown; after somebody else's change SchemaMismatch,
+        UniqueViolation, LimitExceeded (rows cannot be appended to it), DeadlockDetected. After each of them nothing is applied."""
+        return self._work.commit(self._prepare if self._blind or self._heads.before else None)
 
-    def _drop_old(self, transaction: LocalTransaction) -> None:
-        for key, before in self._heads.before.items():
-            if before is not None:
-                revision = before[REVISION] + 1
-                base = self._work.base(self._contents.id, key)
-                drop_contents(transaction, self._contents, before, self._oldest(key, revision), base)
+    def _prepare(self, transaction: LocalTransaction) -> tuple[Collision, ...]:
+        decided = self._blind.settle(transaction) if self._blind else ()
+        self._contents.drop_old(transaction)
+        return decided
 
     def rollback(self) -> None:
         """Forget everything. Idempotent; after a commit it does nothing."""
@@ -282,7 +265,3 @@ class BatchTransaction:
             self.rollback()
         elif not self._work.ended:
             self.commit()
-
-
-def _current(head: Row | None) -> int:
-    return 0 if head is None else head[REVISION]

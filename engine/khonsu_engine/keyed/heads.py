@@ -1,7 +1,7 @@
 """Heads: one row per key with its revision and its expiry, as one transaction reads and writes them.
 
-Called by `batches` and `key_value` within a call of their `Work`. A head is a row of `batches` or `entries`: key, revision, expires_at, and
-from LIVE on what is stored.
+Called by `contents`, `blind` and `key_value` within a call of their `Work`. A head is a row of `batches` or `entries`: key, revision,
+expires_at, and from LIVE on what is stored.
 
 * The revision counts the commits that wrote or deleted the key: 1, 2, 3, … A transaction that writes a key twice raises it once.
 * A deletion leaves the head without a value, so that the revision goes on.
@@ -35,6 +35,8 @@ _REVISION_COLUMN = 1 << REVISION
 Payload = Callable[[int], tuple[Any, ...]]
 """revision -> what is stored from LIVE on."""
 
+Find = Callable[["LocalTransaction", str], Row | None]
+
 
 def is_live(head: Row | None, moment: datetime) -> bool:
     """Is there a value at that moment?"""
@@ -44,26 +46,29 @@ def is_live(head: Row | None, moment: datetime) -> bool:
 class Heads:
     """The heads in `table`. `before`: what they were, for the keys written here (None: there was none)."""
 
-    __slots__ = ("_table", "_work", "before")
+    __slots__ = ("_work", "before", "table")
 
     def __init__(self, work: Work, table: Table) -> None:
         self._work = work
-        self._table = table
+        self.table = table
         self.before: dict[str, Row | None] = {}
 
     def find(self, transaction: LocalTransaction, key: str) -> Row | None:
         """The head of `key`, live or not, for the user, who may write what follows from it; the read is recorded."""
-        self._work.note_read(self._table.id, key)
-        return transaction.get(self._table.id, key, columns=_REVISION_COLUMN)
+        self._work.note_read(self.table.id, key)
+        return transaction.get(self.table.id, key, columns=_REVISION_COLUMN)
 
-    def current(self, transaction: LocalTransaction, key: str) -> Row | None:
-        """The head of `key` if it has a value now, for a write of this very call; the read is recorded."""
-        head = transaction.get(self._table.id, key, columns=_REVISION_COLUMN)
-        return head if is_live(head, self._work.moment) else None
+    def get(self, transaction: LocalTransaction, key: str) -> Row | None:
+        """The head of `key`, for a write of this very call; the read is recorded."""
+        return transaction.get(self.table.id, key, columns=_REVISION_COLUMN)
+
+    def peek(self, transaction: LocalTransaction, key: str) -> Row | None:
+        """The head of `key`, for a write that does not depend on it: nothing is recorded."""
+        return transaction.peek(self.table.id, key)
 
     def listed(self, transaction: LocalTransaction, prefix: str) -> list[Row]:
         """The live heads of all keys with that prefix, in order; the read is recorded as one of the whole range."""
-        table, moment = self._table.id, self._work.moment
+        table, moment = self.table.id, self._work.moment
         rows = [row for _, row in transaction.rows(table, prefix_range(prefix), ALL, columns=_REVISION_COLUMN)]
         for row in rows:
             self._work.note_read(table, row[0])
@@ -71,17 +76,17 @@ class Heads:
 
     def write(self, transaction: LocalTransaction, key: str, expires_at: datetime | None, payload: Payload) -> Row:
         """Buffer a value; returns the new head."""
-        current = transaction.peek(self._table.id, key)
+        current = transaction.peek(self.table.id, key)
         before = self.before.setdefault(key, current)
         revision = 1 if before is None else before[REVISION] + 1
         head = (key, revision, expires_at, *payload(revision))
         self._put(transaction, key, current, head)
         return head
 
-    def delete(self, transaction: LocalTransaction, key: str, payload: Payload) -> bool:
-        """Buffer a deletion; False when there is nothing to delete. `payload`: of a head without a value."""
-        current = self.current(transaction, key)
-        if current is None:
+    def delete(self, transaction: LocalTransaction, key: str, payload: Payload, find: Find | None = None) -> bool:
+        """Buffer a deletion; False when there is nothing to delete. `payload`: of a head without a value. `find`: `peek`, not `get`."""
+        current = (find or self.get)(transaction, key)
+        if current is None or not is_live(current, self._work.moment):
             return False
         before = self.before.setdefault(key, current)
         if before is None:
@@ -92,7 +97,7 @@ class Heads:
         return True
 
     def _put(self, transaction: LocalTransaction, key: str, current: Row | None, head: Row | None) -> None:
-        put_head(transaction, self._table, current, head, self._work.base(self._table.id, key))
+        put_head(transaction, self.table, current, head, self._work.base(self.table.id, key))
 
 
 def put_head(transaction: LocalTransaction, table: Table, before: Row | None, after: Row | None, base: int) -> None:

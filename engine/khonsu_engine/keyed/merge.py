@@ -1,8 +1,8 @@
 """What APPEND makes of two batches: one pure function.
 
-Called by `batches.append`. The result is what `theirs` holds, without the rows whose key column equals that of a row of `mine`, and then
-all of `mine`, each in its own order. NULL equals nothing; NaN equals NaN, and 0.0 equals -0.0, as in SQL. Every Arrow type may stand in
-any column, the key column included; NULLs stay NULLs.
+Called by `policies`, and by `batches` to check what is given. The result is what `theirs` holds, without the rows whose key column equals
+that of a row of `mine`, and then all of `mine`, each in its own order. NULL equals nothing; NaN equals NaN, and 0.0 equals -0.0, as in SQL.
+Every Arrow type may stand in any column, the key column included; NULLs stay NULLs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Called by `keyspace` after commits and when somebody asks. The index of expiries
 * A value that has expired goes, with the revisions kept of it; the head stays without a value, at the same revision.
 * A head without a value goes when its time to be remembered is over. Written again, the key begins at revision 1.
 
-A key that somebody writes meanwhile wins: the step conflicts, and is left for later.
+A key that somebody writes meanwhile, or has locked to do so, wins: the step is left for later.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from khonsu_engine.errors import SerializationConflict
 from khonsu_engine.keyed.expiry import FORGET_AFTER
 from khonsu_engine.keyed.heads import put_head, put_row
 from khonsu_engine.keyed.shapes import KEY, LIVE, OLDEST, REVISION, KeyedTables
+from khonsu_engine.restarts import LockWait
 from khonsu_engine.schema.catalog import Table
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def collect(database: Database, tables: KeyedTables, moment: datetime, limit: in
         answer = transaction.commit()
         if not isinstance(answer, Outcome):
             answer.wait()
-    except SerializationConflict:
+    except (SerializationConflict, LockWait):
         return 0
     finally:
         transaction.rollback()

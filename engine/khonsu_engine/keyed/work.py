@@ -1,7 +1,7 @@
 """One transaction of keyed values: its calls, its levels, its end.
 
 Made by `keyspace`; `heads` and the transactions of users read and write in its calls. Each call is a statement: at READ COMMITTED it reads
-what is committed when it begins. Writes take no locks; conflicts are found at the commit.
+what is committed when it begins. Calls take no locks; conflicts are found at the commit.
 
 Invariants:
   * one call at a time: a second thread is refused, not queued;
@@ -14,12 +14,14 @@ Invariants:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from khonsu_engine.commands import Isolation, Key, Outcome, TableId, Timestamp
+from msgspec.structs import replace
+
+from khonsu_engine.commands import Collision, Isolation, Key, Outcome, TableId, Timestamp
 from khonsu_engine.errors import (
     CommitOutcomeUnknown,
     EngineError,
@@ -30,7 +32,6 @@ from khonsu_engine.errors import (
     NotSupported,
     RevisionGone,
     SchemaMismatch,
-    SerializationConflict,
     UniqueViolation,
 )
 from khonsu_engine.keyed.statuses import ABORTED, UNKNOWN, TransactionStatus
@@ -38,6 +39,7 @@ from khonsu_engine.restarts import LockWait
 
 if TYPE_CHECKING:
     from khonsu_engine.keyed.keyspace import Keyspace
+    from khonsu_engine.mvcc.lock_table import LockMode
     from khonsu_engine.tickets import CommitTicket
     from khonsu_engine.transaction import LocalTransaction
 
@@ -113,17 +115,35 @@ class Work:
         now = self.transaction.read_timestamp
         return now if self._read_at is None else self._read_at.get((table, key), now)
 
+    def note_base(self, table: TableId, key: Key, base: Timestamp) -> None:
+        """A write of that key is as of `base`, from here on."""
+        if self._read_at is not None:
+            self._read_at[table, key] = base
+
+    def lock(self, table: TableId, key: Key, mode: LockMode) -> None:
+        """Have a hard lock until the end; waits for it. Raises DeadlockDetected, LockNotAvailable."""
+        while True:
+            try:
+                self.transaction.lock(table, key, mode)
+                return
+            except LockWait as wait:
+                wait.ticket.wait()
+
     # -- the end --------------------------------------------------------------------------------------------------
 
-    def commit(self) -> Outcome:
+    def commit(self, prepare: Callable[[LocalTransaction], tuple[Collision, ...]] | None = None) -> Outcome:
         """End it; returns when that is durable. Timestamp and index of the outcome are 0 when nothing was written.
 
+        `prepare`: what is buffered only now; returns the collisions that were decided. What it raises ends the transaction, too.
         Raises SerializationConflict (nothing is applied), CommitOutcomeUnknown, StoreFailed."""
         with self._alone():
             self._require_open()
             transaction = self.transaction
-            wrote = transaction.wrote
+            conflicts: tuple[Collision, ...] = ()
             try:
+                if prepare is not None:
+                    conflicts = prepare(transaction)
+                wrote = transaction.wrote
                 answer = self._sequenced()
                 if not isinstance(answer, Outcome):
                     answer.wait()
@@ -133,7 +153,7 @@ class Work:
             outcome = transaction.outcome if wrote else None
             outcome = outcome or Outcome(self.id, 0, 0)
             self._end("it was committed", TransactionStatus("committed", outcome.timestamp, outcome.index))
-            return outcome
+            return replace(outcome, conflicts=conflicts) if conflicts else outcome
 
     def _sequenced(self) -> Outcome | CommitTicket:
         while True:
@@ -163,8 +183,9 @@ class Work:
         transaction.rollback()
         told = error.message if isinstance(error, EngineError) else type(error).__name__
         self._end(f"it is {status.state} after an error ({told})", status)
-        if isinstance(error, SerializationConflict):
-            self._keyspace.wait_durable(error.evidence.get("commit_timestamp", 0))
+        cause = error.evidence.get("commit_timestamp", 0) if isinstance(error, EngineError) else 0
+        if cause:  # told only when it is durable
+            self._keyspace.wait_durable(cause)
 
     def _end(self, reason: str, status: TransactionStatus) -> None:
         self.ended = reason
