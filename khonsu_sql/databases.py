@@ -7,12 +7,14 @@ Invariants:
   * one entry's latch is held while its database opens or closes, so nobody sees it half open and other databases do not wait;
   * order of latches: an entry's, then the table's; never the other way;
   * finalisers take no latch: a connection that was dropped instead of closed puts itself into a queue that the reaper thread reads;
+  * the reaper outlives what a close raises, and logs it;
   * after a fork the child forgets everything without touching it (`_forget_parent`): it belongs to the parent.
 """
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 from queue import SimpleQueue
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from khonsu_sql.dsn import Options, Target
 
 __all__ = ["Lease", "abandon", "acquire", "share", "watch"]
+
+logger = logging.getLogger("khonsu_sql.databases")
 
 
 class _Entry:
@@ -173,9 +177,12 @@ def _reap(abandoned: SimpleQueue[tuple[Any, Lease] | None]) -> None:
     while (item := abandoned.get()) is not None:
         session, lease = item
         try:
-            session.close()
-        finally:
-            lease.release()
+            try:
+                session.close()
+            finally:
+                lease.release()
+        except Exception:  # those after it still have to let go of what they hold
+            logger.exception("closing a dropped connection failed")
         del item, session, lease
 
 

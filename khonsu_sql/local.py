@@ -5,10 +5,8 @@ Called by `connection`; loaded at the first connect. The sessions of one databas
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from khonsu_engine.commands import ConflictPolicy, Isolation, Outcome
 from khonsu_engine.errors import EngineError
@@ -22,7 +20,7 @@ from khonsu_sql.read_record import refuse_unrecorded, watch_of
 from khonsu_sql.requests import Answered, Begin, End, Execute, Ingest, Request, Savepoint, translated
 from khonsu_sql.session import IngestMode, Parameters, Result, TransactionOptions, TransactionStatus
 from khonsu_sql.sessions import register
-from khonsu_sql.sql.cache import PlanCache
+from khonsu_sql.sql.cache import plans_of
 from khonsu_sql.sql.settings import NO_TIMEOUTS, Settings
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ class LocalSession:
             isolation=isolation, read_only=read_only, locking=locking, lock_timeout_seconds=lock_timeout_seconds, timeouts=timeouts
         )
         settings.conflict_resolution = on_conflict
-        plans = _plans_of(database)
+        plans = plans_of(database)
         self._database = database
         self._settings = settings
         self._core = SessionCore(database, plans, settings, autocommit=autocommit)
@@ -289,12 +287,3 @@ def session_on(database: Database, options: Options) -> LocalSession:
         on_conflict=options.on_conflict,
         timeouts=options.timeouts,
     )
-
-
-_plans: WeakKeyDictionary[Database, PlanCache] = WeakKeyDictionary()
-_plans_latch = threading.Lock()
-
-
-def _plans_of(database: Database) -> PlanCache:
-    with _plans_latch:
-        return _plans.setdefault(database, PlanCache())

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from khonsu_engine.watches import Watch
     from khonsu_sql.table_description import TableDescription
 
-__all__ = ["ColumnInfo", "IngestMode", "Parameters", "Result", "Session", "TransactionOptions", "TransactionStatus", "Validity"]
+__all__ = [
+    "ColumnInfo",
+    "IngestMode",
+    "Parameters",
+    "Result",
+    "SavepointMark",
+    "Session",
+    "TransactionOptions",
+    "TransactionStatus",
+    "Validity",
+]
 
 Parameters = Sequence[Any] | Mapping[str, Any] | None
 
@@ -61,6 +71,15 @@ class ColumnInfo(msgspec.Struct, frozen=True):
     name: str
     type: Any
     nullable: bool | None = None
+
+
+class SavepointMark(msgspec.Struct, frozen=True):
+    """A savepoint. `mark`: of the engine. `shown`: how many validities there were. `local`: what SET LOCAL had given."""
+
+    name: str
+    mark: int
+    shown: int
+    local: Mapping[str, Any]
 
 
 class Validity:

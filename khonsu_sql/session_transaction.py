@@ -15,10 +15,8 @@ which is not durable. A transaction that ran out of time (`terminate`) is FAILED
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 from khonsu_engine.commands import ConflictPolicy, Isolation, Outcome
 from khonsu_engine.errors import EngineError
@@ -34,7 +32,7 @@ from khonsu_sql.errors import (
     QueryCanceled,
     TransactionTimeout,
 )
-from khonsu_sql.session import TransactionOptions, TransactionStatus, Validity
+from khonsu_sql.session import SavepointMark, TransactionOptions, TransactionStatus, Validity
 
 if TYPE_CHECKING:
     from khonsu_engine.commands import Timestamp
@@ -45,15 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["SessionTransaction", "Steps"]
 
 Steps = Generator[Ticket, None, None]
-
-
-class _Savepoint(msgspec.Struct, frozen=True):
-    """`mark`: of the engine. `shown`: how many validities there were. `local`: what SET LOCAL had given."""
-
-    name: str
-    mark: int
-    shown: int
-    local: Mapping[str, Any]
 
 
 class SessionTransaction:
@@ -74,7 +63,8 @@ class SessionTransaction:
         self.name = os.urandom(8)
         self._options = TransactionOptions()
         self._shown: list[Validity] = []  # the last one is that of results since the last savepoint
-        self._savepoints: list[_Savepoint] = []
+        self._savepoints: list[SavepointMark] = []
+        self._left: LocalTransaction | None = None
 
     # --- the beginning
 
@@ -156,7 +146,7 @@ class SessionTransaction:
         """SAVEPOINT. A name that is in use is hidden, until the new one is released or rolled back behind."""
         self._database.savepoints.add()
         mark = 0 if self.engine is None else self.engine.savepoint()
-        self._savepoints.append(_Savepoint(name, mark, len(self._shown), self._settings.local_values()))
+        self._savepoints.append(SavepointMark(name, mark, len(self._shown), self._settings.local_values()))
 
     def release(self, name: str) -> None:
         """RELEASE: the savepoint and later ones go, their changes stay. Raises 3B001."""
@@ -212,6 +202,7 @@ class SessionTransaction:
             while True:
                 try:
                     answer = transaction.commit()
+                    self._left = None
                     break
                 except LockWait as wait:
                     yield wait.ticket
@@ -219,7 +210,7 @@ class SessionTransaction:
         except BaseException as error:
             if shown and transaction.outcome is None:
                 _break(shown)
-            transaction.rollback()
+            self._end_left()
             if tells:
                 yield from self.durable(_known_by(error))
             raise
@@ -233,10 +224,9 @@ class SessionTransaction:
 
     def rollback(self) -> None:
         """ROLLBACK; nothing without a transaction."""
-        transaction, shown = self._leave()
-        _break(shown)
-        if transaction is not None:
-            transaction.rollback()
+        _break(self._shown)
+        self._leave()
+        self._end_left()
 
     def fail(self, error: BaseException, *, ends: bool) -> Steps:
         """A statement went wrong. The transaction has ended (`ends`: autocommit), or only ROLLBACK helps, and ROLLBACK TO a savepoint;
@@ -244,6 +234,8 @@ class SessionTransaction:
         transaction = self.engine
         if ends or not self._savepoints or not isinstance(error, Exception):
             self.rollback()
+        elif transaction is not None:
+            transaction.wait_no_more()
         if not ends:
             self.status = TransactionStatus.FAILED
         cancelled = isinstance(error, QueryCanceled | TransactionTimeout)  # which tells nothing of what was read
@@ -255,16 +247,16 @@ class SessionTransaction:
         if self.status is TransactionStatus.IDLE or self.terminated is not None:
             return
         self.terminated, self.status = error, TransactionStatus.FAILED
-        transaction, shown = self.engine, self._shown
+        self._left, shown = self.engine, self._shown
         self.engine, self._shown, self._savepoints = None, [], []
         _break(shown)
-        if transaction is not None:
-            transaction.rollback()
+        self._end_left()
 
     def interrupted(self, *, ends: bool) -> None:
         """An exception that is not a statement's came between any two lines: roll back, if the transaction has not ended yet.
 
         `ends`: it is over then, else it has failed."""
+        self._end_left()
         status, terminated = self.status, self.terminated
         if status is TransactionStatus.IDLE or (status is TransactionStatus.FAILED and not ends):
             return
@@ -273,7 +265,9 @@ class SessionTransaction:
             self.status, self.terminated = TransactionStatus.FAILED, terminated
 
     def _leave(self) -> tuple[LocalTransaction | None, list[Validity]]:
-        """IDLE again; what the transaction was is the caller's to finish."""
+        """IDLE again; what the transaction was is the caller's to finish, by `_end_left` or a commit."""
+        self._end_left()
+        self._left = self.engine
         left = (self.engine, self._shown)
         self.engine, self._shown, self._savepoints = None, [], []
         self._options = TransactionOptions()
@@ -282,12 +276,17 @@ class SessionTransaction:
         self._settings.end_local()
         return left
 
+    def _end_left(self) -> None:
+        """Roll back what was left and has not ended. Ctrl-C may have come in between: then whoever comes next does it."""
+        if self._left is not None:
+            self._left.rollback()
+            self._left = None
+
     def durable(self, timestamp: Timestamp) -> Steps:
         """Until everything up to `timestamp` is durable: what was read there may then be told."""
-        if self._database.state.durable < timestamp:
-            ticket = self._database.committer.durable_ticket(timestamp)
-            if ticket is not None:
-                yield ticket
+        ticket = self._database.committer.durable_ticket(timestamp)
+        if ticket is not None:
+            yield ticket
 
 
 def _known_by(error: BaseException) -> Timestamp:

@@ -5,6 +5,7 @@ Invariant: nothing is kept alive by being known here; a session that is garbage 
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -29,3 +30,12 @@ def sessions_on(database: Database) -> list[LocalSession]:
     """The sessions on `database`, idle ones too."""
     with _latch:
         return list(_sessions.get(database, ()))
+
+
+def _forget_parent() -> None:
+    """In a forked child: the latch may be held by a thread that is not here."""
+    global _latch
+    _latch = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

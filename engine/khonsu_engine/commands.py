@@ -157,7 +157,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     `reads`: table -> key -> columns read (a point read, absent keys included); empty below SERIALIZABLE.
     `guards`, `guard_keys`: reads that are validated at every level (existence checks, schema versions).
     `schemas`: the `schema.catalog.Table` seen for each table touched; it must still stand, unless `created` here.
-    `policied`: some writes have a policy. `collisions`: what policies have decided so far.
+    `policied`: some writes have a policy. `collisions`: what policies have decided so far. `dropped`: tables that go.
     """
 
     transaction_id: TransactionId
@@ -174,6 +174,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     tenure: int = 0
     policied: bool = False
     collisions: tuple[Collision, ...] = ()
+    dropped: frozenset[TableId] = frozenset()
 
 
 class Reserve(msgspec.Struct, frozen=True, gc=False):

@@ -155,6 +155,9 @@ class Locks:
                 key = locks.hard_conflict(rival, table, by_key)
                 if key is not None:
                     return Blocked(table, key)
+            for table in command.dropped:
+                if locks.hard_conflict_in(rival, table, EVERY_KEY) is not None:
+                    return Blocked(table, EVERY_KEY)
             for part in command.bulk:
                 if not locks.has_hard_in(part.table):
                     continue

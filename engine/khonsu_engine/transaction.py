@@ -223,6 +223,7 @@ class LocalTransaction(RowLocker):
             frozenset(writes.created),
             writes.parts,
             policied=self._policied,
+            dropped=frozenset(writes.dropped),
         )
 
     def _conflict(self, refusal: Refusal) -> SerializationConflict:

@@ -121,6 +121,17 @@ class TransactionLocks:
         elif ticket.state is not TicketState.GRANTED:
             self._skipped = (self._skipped or set()) | {(ticket.table, ticket.target)}
 
+    def give_up(self) -> None:
+        """Wait for nothing any more; what was granted meanwhile is held. Repeatable."""
+        waiter = self._waiter
+        if waiter is None:
+            return
+        self._locks.give_up(waiter)
+        if waiter.ticket.state is TicketState.CANCELLED:
+            self._waiter = None
+        else:
+            self.settle()
+
     def release(self) -> None:
         """Let go of everything. Repeatable."""
         self._locks.release(self.owner, self._token)

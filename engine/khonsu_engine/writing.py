@@ -190,6 +190,11 @@ class TransactionWriter(PolicyKeeper):
         self._require_open()
         return (self._locks or self._made_locks()).acquire(table, target, mode, hard=True, wait=wait)
 
+    def wait_no_more(self) -> None:
+        """The statement that waits for a lock goes no further, though the transaction does: others need not queue behind it."""
+        if self._locks is not None:
+            self._locks.give_up()
+
     def set_lock_timeout(self, seconds: float | None) -> None:
         """How long to wait for a hard lock, from the next wait on; None is without end."""
         self._lock_timeout_seconds = seconds

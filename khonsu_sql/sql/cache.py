@@ -10,12 +10,15 @@ Eviction is second chance: when the cache is full the oldest entry goes, unless 
 
 from __future__ import annotations
 
+import os
 import threading
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from khonsu_engine.schema.catalog import Catalog
 from khonsu_sql.sql.plan import Statement
 
-__all__ = ["PlanCache"]
+__all__ = ["PlanCache", "plans_of"]
 
 ENTRIES_MAX = 2_000
 TEXT_CHARACTERS_MAX = 20_000
@@ -76,3 +79,22 @@ def _stands(statement: Statement, catalog: Catalog) -> bool:
     """Does `catalog` hold the very tables `statement` was bound against?"""
     tables = catalog.tables
     return all(tables.get((table.schema, table.name.casefold())) is table for table in statement.tables)
+
+
+_caches: WeakKeyDictionary[Any, PlanCache] = WeakKeyDictionary()
+_latch = threading.Lock()
+
+
+def plans_of(database: Any) -> PlanCache:
+    """The cache that all sessions on `database` share."""
+    with _latch:
+        return _caches.setdefault(database, PlanCache())
+
+
+def _forget_parent() -> None:
+    """In a forked child: the latch may be held by a thread that is not here."""
+    global _latch
+    _latch = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_parent)

@@ -12,6 +12,7 @@ arrays without the latch: ends change only from NEVER to a timestamp above every
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -175,6 +176,15 @@ def recent_of(memtable: Memtable) -> RecentLog:
 
 
 _making = threading.Lock()
+
+
+def _forget_parent() -> None:
+    """In a forked child: the latch may be held by a thread that is not here."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
 
 
 class Superseded:

@@ -126,7 +126,7 @@ class LockTable:
             locks = self._tables.get(table)
             if locks is None:  # what was held there was soft, and lost
                 continue
-            if not (locks.crowded or locks.ranges or locks.hard):  # nobody else was ever here: the frequent case
+            if not (locks.crowded or locks.ranges or locks.range_queue or locks.hard):  # nobody else was ever here: the frequent case
                 for key in points:
                     del locks.points[key]
                 continue
