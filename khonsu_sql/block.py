@@ -39,10 +39,20 @@ class TransactionBlock:
         self._outer: TransactionBlock | None = None
 
     def __enter__(self) -> Connection:
+        try:
+            self._begin()
+            return self._connection
+        except BaseException:
+            self._drop()
+            raise
+
+    def _begin(self) -> None:
         connection = self._connection
+        self._mark, self._name = None, ""
         with connection._lock:
             session = connection._open_session()
             if session.status is TransactionStatus.IDLE:
+                self._mark = self  # while it is begun
                 session.begin(self._options)
                 self._mark = session.mark
             elif self._options != TransactionOptions():
@@ -53,12 +63,29 @@ class TransactionBlock:
                 self._name = f"khonsu_block_{self._depth}"
                 session.savepoint("savepoint", self._name)
             self._outer, connection._block = connection._block, self
-        return connection
 
     def __exit__(self, kind: type[BaseException] | None, exception: BaseException | None, traceback: object) -> None:
+        try:
+            self._end(kind)
+        except Exception:
+            raise
+        except BaseException:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        """Ctrl-C at the begin or the end: the block is over, and what it has begun, if that has not ended. A savepoint is the outer one's."""
         connection = self._connection
-        connection._block, self._outer = self._outer, None
-        name, self._name = self._name, ""
+        if connection._block is self:
+            connection._block = self._outer
+        with connection._lock:
+            session = connection._session
+            if session is not None and (self._mark is self or self._mark is session.mark):
+                session.rollback()
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        connection, name = self._connection, self._name
+        connection._block = self._outer
         with connection._lock:
             session = connection._session
             if session is None:

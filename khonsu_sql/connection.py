@@ -209,14 +209,26 @@ class Connection:
 
     def close(self) -> None:
         """Roll back the open transaction, end open results, close. The last connection closes the database. Twice is fine."""
-        with self._lock:
-            session, self._session = self._session, None
-        if session is None:
-            return
+        session = None
         try:
-            for source in list(self._sources):
-                source.close(self._reason)
-            session.close()
+            with self._lock:
+                session, self._session = self._session, None
+            if session is not None:
+                self._end(session)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C: nobody else knows of the session any more
+            if session is not None:
+                databases.abandon(session, self._lease)
+            raise
+
+    def _end(self, session: Session) -> None:
+        try:
+            try:
+                for source in list(self._sources):
+                    source.close(self._reason)
+            finally:
+                session.close()
         finally:
             self._lease.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import khonsu_sql
+from khonsu_sql import databases
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'engine'}"}
@@ -120,6 +122,62 @@ def test_many_threads_connect_and_close_at_once(tmp_path: Path) -> None:
     assert errors == []
     with khonsu_sql.connect(tmp_path / "db") as connection:
         assert connection.execute("SELECT count(*) FROM t").fetchone() == (40,)
+
+
+def test_a_dropped_connection_that_cannot_be_closed_stops_nobody_else(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = connect(":memory:good", autocommit=True)
+    watcher.execute("CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    watcher.execute("INSERT INTO t VALUES (1)")
+    bad, good = khonsu_sql.connect(":memory:bad"), khonsu_sql.connect(":memory:good")
+    good.execute("SELECT a FROM t FOR UPDATE")
+    reaper, failed = databases._reaper, threading.Event()
+
+    def close() -> None:
+        failed.set()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(bad._lease.database.store, "close", close)
+    with pytest.warns(ResourceWarning):
+        del bad, good
+        gc.collect()
+    assert failed.wait(20)
+    watcher.execute("UPDATE t SET a = 2")  # waits for the lock
+    assert reaper is not None and reaper.is_alive() and reaper is databases._reaper
+
+
+FORK_UNDER_LATCHES = """
+import os, signal, threading
+import khonsu_sql
+from khonsu_engine.columns import recent
+from khonsu_sql import databases, sessions
+from khonsu_sql.sql import cache
+from khonsu_sql.sql.query import instance
+held, over = threading.Event(), threading.Event()
+def hold():
+    with recent._making, databases._latch, sessions._latch, cache._latch, instance._latch:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    connection = khonsu_sql.connect(":memory:")
+    connection.execute("CREATE TABLE t (a INTEGER PRIMARY KEY)")
+    connection.execute("INSERT INTO t VALUES (1)")
+    connection.commit()
+    os._exit(connection.execute("SELECT sum(a) FROM t").fetchone() != (1,))
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+over.set()
+thread.join()
+assert status == 0, status
+"""
+
+
+def test_a_fork_while_others_hold_latches(tmp_path: Path) -> None:
+    answer = run(FORK_UNDER_LATCHES, tmp_path / "db")
+    assert answer.returncode == 0, answer.stderr
 
 
 FORK = """

@@ -170,6 +170,32 @@ def test_cancel_ends_the_wait(three: tuple[Connection, ...]) -> None:
     assert held(watcher) == 0
 
 
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_a_wait_that_was_ended_leaves_the_queue_though_the_transaction_stays(connect: Connect, how: str) -> None:
+    """A savepoint keeps it; what it no longer waits for must not be given to it."""
+    one, two, watcher = (connect(":memory:queue", locking="PESSIMISTIC", timeout=PATIENCE) for _ in range(3))
+    one.execute("CREATE TABLE t (k INTEGER PRIMARY KEY, v INTEGER NOT NULL)")
+    one.execute("INSERT INTO t VALUES (1, 10), (2, 20)")
+    one.commit()
+    bump(one, 1)
+    two.execute("SAVEPOINT s")
+    bump(two, 2)
+    if how == "timeout":
+        two.execute("SET statement_timeout = 50")
+    waiting = aside(lambda: bump(two, 1))
+    if how == "cancel":
+        until_waiting(watcher)
+        two.cancel()
+    with pytest.raises(khonsu_sql.QueryCanceled):
+        waiting.result(PATIENCE)
+    assert two.transaction_status == "failed"
+    assert all(info.granted for info in watcher._lease.database.locks.listed())
+    one.rollback()
+    assert watcher.execute("SELECT v FROM t WHERE k = 1 FOR UPDATE NOWAIT").fetchall() == [(10,)]
+    two.execute("ROLLBACK TO s")
+    two.rollback()
+
+
 def test_an_optimistic_commit_waits_for_a_hard_lock(three: tuple[Connection, ...]) -> None:
     """It never overwrites what is locked, in a transaction and by itself."""
     one, _, watcher = three
@@ -211,6 +237,22 @@ def test_drop_table_waits_for_locked_rows(three: tuple[Connection, ...]) -> None
     with pytest.raises(khonsu_sql.UndefinedTable):
         watcher.execute("SELECT * FROM t")
     assert held(watcher) == 0
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_drop_waits_for_rows_locked_after_the_statement(connect: Connect, three: tuple[Connection, ...], level: str) -> None:
+    """It took no lock, as there was none; so its COMMIT is the one that waits."""
+    dropping, holding = connect(":memory:locks", isolation_level=level), three[0]
+    dropping.execute("DROP TABLE t")
+    holding.execute("SELECT v FROM t WHERE k = 1 FOR UPDATE")
+    ended = aside(dropping.commit)
+    until_waiting(holding)
+    bump(holding, 1)
+    holding.commit()
+    with pytest.raises(khonsu_sql.SerializationFailure):  # rows of the table it drops were changed
+        ended.result(PATIENCE)
+    assert three[2].execute("SELECT v FROM t WHERE k = 1").fetchall() == [(11,)]
+    assert held(three[2]) == 0
 
 
 def test_a_bulk_write_waits_for_a_locked_key(three: tuple[Connection, ...]) -> None:

@@ -291,3 +291,24 @@ def test_only_hard_requests_overrule(bench: Bench) -> None:
     ticket = bench.wait("b", 1, hard=False)
     with pytest.raises(AssertionError):
         bench.table.overrule(ticket)
+
+
+def test_the_end_of_soft_locks_wakes_a_range_that_waits(bench: Bench) -> None:
+    """Nobody else was ever there, but for the range."""
+    bench.ask("a", 5, hard=False)
+    waiting = bench.wait("b", KeyRange(1, 9))
+    assert bench.release("a") == [waiting]
+    assert waiting.state is GRANTED
+
+
+def test_a_soft_lock_that_passed_an_overruling_range_wakes_it(bench: Bench) -> None:
+    """c waits for a, so a passes b, which waits for c; then c gives up, and only a's soft lock is left in b's way: nobody overrules twice."""
+    bench.ask("c", KeyRange(1, 3))
+    bench.ask("a", 1, table=T + 1)
+    held = bench.wait("c", 1, table=T + 1)
+    waiting = bench.wait("b", KeyRange(1, 9))
+    assert bench.table.overrule(waiting) == []
+    assert bench.ask("a", 7, hard=False) is None
+    bench.table.cancel(held)
+    assert bench.release("c") == []
+    assert bench.release("a") == [waiting]
