@@ -74,7 +74,7 @@ class TransactionBlock:
             raise
 
     def _drop(self) -> None:
-        """Ctrl-C at the begin or the end: the block is over, and what it has begun, if that has not ended. A savepoint is the outer one's."""
+        """Ctrl-C at its begin or end: the block is over, and so is the transaction it has begun. A savepoint goes with the outer block."""
         connection = self._connection
         if connection._block is self:
             connection._block = self._outer

@@ -27,7 +27,7 @@ from khonsu_engine.errors import DeadlockDetected
 from khonsu_engine.latches import stand_back
 from khonsu_engine.lock_evidence import PlaceOf, refusal_of
 from khonsu_engine.lock_waiter import LockWaiter
-from khonsu_engine.mvcc.lock_repair import rebuilt
+from khonsu_engine.mvcc.lock_repair import Kept, kept_by, rebuilt
 from khonsu_engine.mvcc.lock_table import LockInfo, LockMode, LockOwner, LockTable, LockTicket, Target, TicketState
 
 __all__ = ["Locking", "Locks"]
@@ -60,6 +60,7 @@ class Locks:
         self._latch = threading.Lock()
         self._table = LockTable()
         self._torn = False
+        self._kept: Kept | None = None
         self._owners: dict[weakref.ref[Any], LockOwner] = {}
         self._dropped: deque[weakref.ref[Any]] = deque()
         self._wake: deque[LockTicket] = deque()
@@ -227,8 +228,11 @@ class Locks:
             self._owners.pop(self._dropped[0], None)
             self._dropped.popleft()
         if self._torn:
-            self._table, tickets = rebuilt(self._table, self._owners.values())
+            if self._kept is None:
+                self._kept = kept_by(self._table, self._owners.values())
+            self._table, tickets = rebuilt(self._table, self._owners.values(), self._kept)
             self._wake.extend(tickets)
+            self._kept = None
             self._torn = False
 
 

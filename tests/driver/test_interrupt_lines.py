@@ -30,7 +30,8 @@ LINES_MAX = 400
 class Interrupt:
     """Raises KeyboardInterrupt before the `at`-th line of the rooms; `where` tells which, empty: there are not so many."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, rooms: set[str] = ROOMS) -> None:
+        self._rooms = rooms
         self._left = at
         self.where = ""
 
@@ -42,7 +43,7 @@ class Interrupt:
         sys.settrace(None)
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._line if frame.f_code.co_filename in ROOMS else None
+        return self._line if frame.f_code.co_filename in self._rooms else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
@@ -138,3 +139,27 @@ def test_close(watcher: Connection) -> None:
         assert lease._entry is None and not database.locks.listed(), interrupt.where
         del kept
     assert 10 < at < LINES_MAX - 1, "the whole of it was interrupted"
+
+
+def test_a_repair_of_the_lock_table_that_is_interrupted_again(watcher: Connection) -> None:
+    """What owners hold hard is held still, whichever line of the repair the second Ctrl-C came before."""
+    rooms = {sys.modules[name].__file__ or "" for name in ("khonsu_engine.mvcc.lock_repair", "khonsu_engine.mvcc.lock_table")}
+    holders = [khonsu_sql.connect(NAME, locking="PESSIMISTIC") for _ in range(2)]
+    for number, holder in enumerate(holders):
+        holder.execute("INSERT INTO t VALUES (?, 0), (?, 0)", (10 + number, 20 + number))
+    locks = watcher._lease.database.locks
+    before = sorted(map(repr, locks.listed()))
+    for at in range(1, LINES_MAX):
+        locks._torn = True
+        interrupt = Interrupt(at, rooms)
+        try:
+            with interrupt:
+                locks.listed()
+        except KeyboardInterrupt:
+            pass
+        assert sorted(map(repr, locks.listed())) == before, interrupt.where
+        if not interrupt.where:
+            break
+    assert len(before) == 4 and 20 < at < LINES_MAX - 1
+    for holder in holders:
+        holder.close()
