@@ -257,4 +257,5 @@ class LocalTransaction(RowLocker):
             self._locks.release()
         if self.token is not None:
             self._database.snapshots.release(self.token)
-            self.token = self._based = None
+            self.token = None
+        self._based = None
