@@ -264,13 +264,16 @@ class SessionCore(SessionControls):
         ends = self._ends()
         transaction = self.transaction.open(writes_first=True)
         try:
+            transaction.begin_statement(writes=True)
             transaction.restarts = False  # the reader is read once
             count = ingest(request.table, request.reader, request.mode, self.context(transaction))
             self._check_cancelled()
         except BaseException as error:
             yield from self.transaction.fail(error, ends=ends)
             raise
-        transaction.restarts, transaction.fresh = True, False
+        finally:
+            transaction.restarts = True  # after a ROLLBACK TO it goes on
+        transaction.fresh = False
         if ends:
             yield from self.transaction.commit()
         return Result(None, count, "INGEST")

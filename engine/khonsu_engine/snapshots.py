@@ -20,7 +20,7 @@ from khonsu_engine.latches import stand_back
 from khonsu_engine.mvcc.horizon import Readers, Snapshots
 from khonsu_engine.state_machine import State
 
-__all__ = ["SnapshotRegistry", "Tables", "Token"]
+__all__ = ["Pin", "SnapshotRegistry", "Tables", "Token"]
 
 Tables = dict[TableId, TableVersion]
 Token = weakref.ref[Any]
@@ -31,7 +31,7 @@ STALE_SHIFT = 7
 """Below 128 snapshots every question is answered anew, with 10,000 each 79th."""
 
 
-class _Pin:
+class Pin:
     """Whose death lets go of a snapshot."""
 
     __slots__ = ("__weakref__",)
@@ -71,7 +71,7 @@ class SnapshotRegistry:
     @contextmanager
     def pinned(self, published: bool, floor: Timestamp) -> Iterator[tuple[Timestamp, Tables]]:
         """The newest durable (or `published`) snapshot, not older than `floor`, readable for the time of the block."""
-        pin = _Pin()
+        pin = Pin()
         token = weakref.ref(pin, self._released.append)
         self._enter()
         with self.latch:
@@ -80,6 +80,16 @@ class SnapshotRegistry:
             timestamp = max(timestamp, floor)
             self._snapshots.register(token, timestamp)
         yield timestamp, tables
+
+    def keep(self, timestamp: Timestamp) -> Pin:
+        """Hold what came after `timestamp`, as long as the pin lives: whoever reads there now may move on, and still tell what has
+        changed since."""
+        pin = Pin()
+        token = weakref.ref(pin, self._released.append)
+        self._enter()
+        with self.latch:
+            self._snapshots.register(token, timestamp)
+        return pin
 
     def move(self, token: Token, timestamp: Timestamp) -> None:
         """The reader of `token` reads at `timestamp` from now on, which is pinned."""
@@ -118,7 +128,7 @@ class SnapshotRegistry:
             self._drain()
             tokens = self._snapshots.tokens()
         readers = [token() for token in tokens]  # not under the latch: the last one to let go of a reader may be this thread
-        return [reader for reader in readers if reader is not None and not isinstance(reader, _Pin)]
+        return [reader for reader in readers if reader is not None and not isinstance(reader, Pin)]
 
     def _enter(self) -> None:
         if self.latch.locked():

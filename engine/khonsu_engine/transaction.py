@@ -36,6 +36,7 @@ from khonsu_engine.read_set import ReadMark
 from khonsu_engine.resolution import without_policies
 from khonsu_engine.restarts import LockWait, Superseded
 from khonsu_engine.row_locks import RowLocker
+from khonsu_engine.snapshots import Pin
 from khonsu_engine.state_machine import effects_of, validate
 from khonsu_engine.tickets import CommitTicket
 from khonsu_engine.watches import Watch
@@ -51,7 +52,7 @@ StatementMark = tuple[int, ReadMark]
 class LocalTransaction(RowLocker):
     """One transaction of an embedded database (`protocols.Transaction`)."""
 
-    __slots__ = ("_outcome", "_unsure", "keeps_snapshot", "read_only", "token")
+    __slots__ = ("_based", "_outcome", "_unsure", "keeps_snapshot", "read_only", "token")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class LocalTransaction(RowLocker):
         self.read_only = read_only
         self.keeps_snapshot = isolation is not Isolation.READ_COMMITTED
         self.fresh = True
+        self._based: Pin | None = None
         self._outcome: Outcome | None = None
         self._unsure = False
 
@@ -128,6 +130,10 @@ class LocalTransaction(RowLocker):
             refusal = None if before is None else validate(database.state, without_policies(before))
             if refusal is not None:
                 raise self._conflict(refusal)
+            if (
+                self.wrote and self._based is None
+            ):  # what is written is judged from its base on: what comes after that must be known to the end
+                self._based = database.snapshots.keep(self.read_timestamp)
             database.snapshots.move(self.token, timestamp)
             created = self._write_set.created
             self._tables = {**tables, **created} if created else tables
@@ -267,3 +273,4 @@ class LocalTransaction(RowLocker):
         if self.token is not None:
             self._database.snapshots.release(self.token)
             self.token = None
+        self._based = None

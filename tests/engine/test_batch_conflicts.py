@@ -314,3 +314,16 @@ def test_transfers_keep_the_total(level: str) -> None:
     auditor.join()
     assert wrong == [] and sum((numbers or [0])[0] for numbers in content(store).values()) == 500
     store.close()
+
+
+def test_a_key_read_at_read_committed_does_not_conflict_after_a_checkpoint_when_nobody_wrote_it(store: BatchStore) -> None:
+    """The snapshot has moved on since, and of rows older than every snapshot a checkpoint does not keep which one is how old."""
+    transaction = store.start_transaction("read committed")
+    assert value(transaction, "k") == 100
+    write(store, {"a": 2, "b": 2})
+    assert value(transaction, "a") == 2
+    assert len(store.database.snapshots) == 2
+    store.database.checkpoint()
+    transaction.write("k", batch(200))
+    assert committed(transaction) == [True]
+    assert len(store.database.snapshots) == 0

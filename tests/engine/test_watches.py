@@ -334,3 +334,12 @@ def test_a_watch_nobody_has_is_not_kept(database: Database, accounts: Table) -> 
     other = watch(database, lambda t: got(t, accounts, [2]))
     assert other.wait(0.0) is False
     assert database.watches.listed == {}
+
+
+def test_a_deletion_that_a_checkpoint_forgot_before_the_first_look_wakes(database: Database, accounts: Table) -> None:
+    """A watch holds no snapshot, so the newest table version need not know of the deletion any more; the list of changes does."""
+    change(database, lambda transaction: insert(transaction, accounts, 9, 0))
+    asleep = watch(database, lambda transaction: transaction.get(accounts.id, 9))
+    change(database, lambda transaction: delete(transaction, accounts, 9))
+    database.checkpoint()
+    assert asleep.wait(0) is True

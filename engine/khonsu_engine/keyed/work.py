@@ -36,6 +36,7 @@ from khonsu_engine.errors import (
 )
 from khonsu_engine.keyed.statuses import ABORTED, UNKNOWN, TransactionStatus
 from khonsu_engine.restarts import LockWait
+from khonsu_engine.snapshots import Pin
 
 if TYPE_CHECKING:
     from khonsu_engine.keyed.keyspace import Keyspace
@@ -52,7 +53,7 @@ _REFUSALS = (InvalidArgument, InvalidValue, LimitExceeded, NotSupported, Revisio
 class Work:
     """`transaction`: of the engine. `moment`: when it began, on the wall clock. `ended`: why it takes no more calls, or ""."""
 
-    __slots__ = ("__weakref__", "_busy", "_keyspace", "_read_at", "ended", "id", "moment", "name", "read_only", "transaction")
+    __slots__ = ("__weakref__", "_based", "_busy", "_keyspace", "_read_at", "ended", "id", "moment", "name", "read_only", "transaction")
 
     def __init__(self, keyspace: Keyspace, transaction: LocalTransaction, name: bytes, moment: datetime) -> None:
         self.transaction = transaction
@@ -64,6 +65,7 @@ class Work:
         self._keyspace = keyspace
         self._busy = threading.Lock()
         self._read_at: dict[tuple[TableId, Key], Timestamp] | None = {} if transaction.isolation is Isolation.READ_COMMITTED else None
+        self._based: Pin | None = None
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
@@ -106,8 +108,10 @@ class Work:
         self._keyspace.check()
 
     def note_read(self, table: TableId, key: Key) -> None:
-        """That key has been read now."""
+        """That key has been read now. What comes after that must be known to the end, for a write of it."""
         if self._read_at is not None:
+            if self._based is None and not self.read_only:
+                self._based = self._keyspace.database.snapshots.keep(self.transaction.read_timestamp)
             self._read_at[table, key] = self.transaction.read_timestamp
 
     def base(self, table: TableId, key: Key) -> Timestamp:
@@ -189,4 +193,5 @@ class Work:
 
     def _end(self, reason: str, status: TransactionStatus) -> None:
         self.ended = reason
+        self._based = None
         self._keyspace.note_end(self, status)

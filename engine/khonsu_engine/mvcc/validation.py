@@ -133,7 +133,7 @@ def _point_conflict(
         if version is None:
             return Refusal("catalog", table, (), read_timestamp)
         listed = changes.get(table, ())
-        if floor > read_timestamp:
+        if floor >= read_timestamp:  # the list knows what `newest` may have forgotten, for a watch, which holds no snapshot
             touched = _touched_key(listed, by_key, floor)
             if touched is not None:
                 return Refusal(rule, table, (touched[0],), touched[1])
@@ -172,13 +172,20 @@ def _touched(changes: Sequence[Any], key: Key, columns: int, since: Timestamp) -
 
 
 def _differs(before: Row, after: Row, columns: int) -> bool:
-    """Do two images differ in one of `columns`? A value that cannot be compared differs."""
+    """Do two images differ in one of `columns`? A value that cannot be compared differs, and so does one that is only shown otherwise
+    (0.0 and -0.0, also within a list)."""
     number = 0
     for old, new in zip(before, after, strict=True):
-        if columns >> number & 1 and old is not new and (old != new or type(old) is not type(new)):
-            return True
+        if columns >> number & 1 and old is not new:
+            kind = type(old)
+            if old != new or kind is not type(new) or (kind in _SHOWN_OTHERWISE and repr(old) != repr(new)):
+                return True
         number += 1
     return False
+
+
+_SHOWN_OTHERWISE = frozenset((float, tuple, dict))
+"""Types with values that are equal and not the same."""
 
 
 def _predicate_conflict(changes: Changes, predicates: Sequence[ReadPredicate], floor: Timestamp, rule: str) -> Refusal | None:
