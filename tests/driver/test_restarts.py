@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 import khonsu_sql
+from khonsu_engine import database as database_module
 from khonsu_engine.committer import Committer
+from khonsu_engine.transaction import LocalTransaction
 from khonsu_sql import Connection
 from khonsu_sql.core import ATTEMPTS_MAX
 
@@ -49,10 +51,28 @@ COPY = "INSERT INTO log SELECT (SELECT count(*) FROM log), sum(v) FROM t"
 
 def test_a_call_of_its_own_is_done_again(both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = both
-    with meanwhile(monkeypatch, lambda attempt: attempt < 4 and two.execute("UPDATE t SET v = v + 1 WHERE k = 1")) as attempts:
+    with meanwhile(monkeypatch, lambda attempt: attempt < 3 and two.execute("UPDATE t SET v = v + 1 WHERE k = 1")) as attempts:
         assert one.execute(COPY).rowcount == 1
-    assert attempts == [1, 2, 3, 4]
-    assert one.execute("SELECT * FROM log").fetchall() == [(0, 33)]
+    assert attempts == [1, 2, 3]
+    assert one.execute("SELECT * FROM log").fetchall() == [(0, 32)]
+
+
+def test_what_has_lost_twice_locks_what_it_reads(both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = both
+    two.execute("SET lock_timeout = '1ms'")
+    told: list[str] = []
+
+    def write(attempt: int) -> None:
+        try:
+            two.execute("UPDATE t SET v = v + 1")
+        except khonsu_sql.LockNotAvailable:
+            told.append(f"attempt {attempt}")
+
+    with meanwhile(monkeypatch, write) as attempts:
+        assert one.execute(COPY).rowcount == 1
+    assert attempts == [1, 2, 3]
+    assert told == ["attempt 3"]
+    assert two.execute("UPDATE t SET v = v + 1").rowcount > 0, "it has let go"
 
 
 def test_a_script_and_executemany_too(both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +96,9 @@ def test_a_result_that_streams_is_not_told_twice(both: tuple[Connection, Connect
 
 
 def test_not_for_ever(both: tuple[Connection, Connection], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not lock what it reads (here: by force) loses until it is told."""
     one, two = both
+    monkeypatch.setattr(database_module, "StarvingTransaction", LocalTransaction)
     with meanwhile(monkeypatch, lambda attempt: two.execute("UPDATE t SET v = v + 1")) as attempts:
         with pytest.raises(khonsu_sql.SerializationFailure) as caught:
             one.execute(COPY)
