@@ -36,7 +36,8 @@ __all__ = [
     "InvalidSchemaName", "InvalidTableDefinition", "InvalidTextRepresentation", "InvalidTransactionTermination",
     "IoError", "LockNotAvailable", "NoActiveSqlTransaction", "NotNullViolation", "NotSupportedError", "NumericValueOutOfRange",
     "ObjectInUse", "OperationalError", "OutOfMemory", "ParameterMismatch", "ProgramLimitExceeded", "ProgrammingError", "QueryCanceled",
-    "ReadOnlySqlTransaction", "SerializationFailure", "StatementTooComplex", "SyntaxError_", "TransactionTimeout", "UndefinedColumn",
+    "ReadOnlySqlTransaction", "SerializationFailure", "SnapshotTooOld", "StatementTooComplex", "SyntaxError_",
+    "TransactionTimeout", "UndefinedColumn",
     "UndefinedFunction", "UndefinedObject", "UndefinedParameter", "UndefinedTable", "UniqueViolation", "Warning",
     "by_sqlstate", "class_of", "translate",
 ]
@@ -342,6 +343,12 @@ class QueryCanceled(OperationalError):
     """The statement was cancelled: `cancel()`, Ctrl-C or a timeout."""
 
     sqlstate = "57014"
+
+
+class SnapshotTooOld(OperationalError):
+    """What was there is no longer kept."""
+
+    sqlstate = "72000"
 
 
 class IoError(OperationalError):

@@ -34,7 +34,7 @@ FILE_LINES_MAX = 300
 LONG_FUNCTIONS: dict[str, int] = {}
 LONG_FILES: dict[str, int] = {
     "khonsu_engine.committer": 404,  # one critical section, told in one place
-    "khonsu_sql.errors": 469,  # a list: one small class for each SQLSTATE that code branches on; an entry more is a line more
+    "khonsu_sql.errors": 476,  # a list: one small class for each SQLSTATE that code branches on; an entry more is a line more
 }
 
 

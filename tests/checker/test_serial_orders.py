@@ -70,7 +70,7 @@ def serial(rng: random.Random, count: int, deletes: bool, commits: bool) -> list
     return history
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 60), deletes=st.booleans(), commits=st.booleans())
 def test_what_a_serial_executor_did_is_strictly_serializable(seed: int, count: int, deletes: bool, commits: bool) -> None:
     report = check(serial(random.Random(seed), count, deletes, commits), Level.STRICT_SERIALIZABLE, allow_vacuous=True)

@@ -211,7 +211,7 @@ class Machine(RuleBasedStateMachine):
         bench.check_newest(keys)
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.deep] if name in ("float", "text") else []) for name in TABLES])
 def test_a_table_version_is_its_history(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan, "HIDDEN_ROWS_SLICED", 2)
     machine = type(f"Machine_{name}", (Machine,), {"table": TABLES[name][0], "keys": TABLES[name][1]})

@@ -202,7 +202,11 @@ AFTER: dict[Callable[..., Any], dict[str, dict[int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("prepared", list(AFTER))
+DEEP = (every_kind, truncating)
+"""Many more lines than the others: the deep ring plays these."""
+
+
+@pytest.mark.parametrize("prepared", [pytest.param(kind, marks=[pytest.mark.deep] if kind in DEEP else []) for kind in AFTER])
 def test_a_commit_interrupted_at_every_line(kind: str, prepared: Callable[[Database, Table, int], Any]) -> None:
     told = {True: 0, False: 0}
     at, through = 0, False

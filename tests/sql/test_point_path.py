@@ -190,7 +190,7 @@ def opened(point_path: str, name: str = "") -> khonsu_sql.Connection:
 
 @pytest.mark.skipif(os.environ.get("KHONSU_POINT_PATH") == "off", reason="there is no point path to compare with")
 def test_both_paths_agree(taken: Taken) -> None:
-    @settings(max_examples=250)
+    @settings(max_examples=150)
     @given(scripts, st.booleans())
     def agree(script: list[tuple[str, tuple[Any, ...]]], in_transaction: bool) -> None:
         with opened("on") as quick, opened("off") as general:
