@@ -83,8 +83,8 @@ SESSIONS = (
     Mutant(
         "rollback-leaves-its-results",
         SESSION,
-        "        transaction, shown = self._leave()\n        _break(shown)\n",
-        "        transaction, shown = self._leave()\n",
+        "        _break(self._shown)\n        self._leave()\n        self._end_left()\n",
+        "        self._leave()\n        self._end_left()\n",
         "an open result that shows what was rolled back raises 24000",
         (TRANSACTIONS,),
     ),
