@@ -392,7 +392,7 @@ FAMILIES: dict[str, tuple[Callable[[int], list[Group]], int, int]] = {
     "sets": (sets, 66, 900),
     "unique": (unique, 60, 1 << 30),
     "skews": (skews, 0, 0),
-    "triples": (triples, 40, 700),
+    "triples": (triples, 40, 350),
 }
 """The groups of a family; how many in the default ring; how many in the deep one."""
 

@@ -452,4 +452,4 @@ class Longer(Machine):
 
 @pytest.mark.deep
 class TestLonger(Longer.TestCase):  # type: ignore[misc, valid-type]
-    settings = settings(max_examples=400, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+    settings = settings(max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
