@@ -140,7 +140,12 @@ def test_exact_values_compare_as_duckdb_compares_the_parameter(
     served(duck, sql_type, stored)
     if sql_type.kind == "TIMESTAMP_NS" and type(asked).__name__ == "datetime64":
         return  # a DuckDB parameter cannot be one
-    equal, less = zip(*duck.execute("SELECT x = $1, x < $1 FROM t", [asked]).fetchall(), strict=True)
+    try:
+        answers = duck.execute("SELECT x = $1, x < $1 FROM t", [asked]).fetchall()
+    except duckdb.ConversionException:  # it casts the column to the type of the parameter, and a stored value does not fit (0.000)
+        assert sql_type.kind == "DECIMAL"
+        return
+    equal, less = zip(*answers, strict=True)
     assert list(equal) == [value == exact or value is exact for value in stored]
     if sql_type.sql_ordered and exact == exact:
         assert list(less) == [value < exact for value in stored]
