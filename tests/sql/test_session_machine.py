@@ -435,7 +435,8 @@ class Machine(RuleBasedStateMachine):
         listed = self.database.locks.listed()
         engines = {seat: engine for seat in self.open if (engine := self.engine(seat)) is not None}
         assert {lock.owner for lock in listed} <= {engine.id for engine in engines.values()}
-        assert len(engines) == self.database.metrics["snapshots"]
+        # who has written and then moved its snapshot keeps the old one, too
+        assert len(engines) <= self.database.metrics["snapshots"] <= 2 * len(engines)
         for seat, engine in engines.items():
             locked = {(self.kinds[lock.table], lock.target): lock.mode.name for lock in listed if lock.owner == engine.id and lock.hard}
             held = self.open[seat].held
