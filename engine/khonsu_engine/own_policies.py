@@ -71,11 +71,12 @@ class PolicyKeeper(SnapshotReader):
 
     def _unsettled(self) -> dict[TableId, dict[Key, Write]]:
         """The rows to commit; those that were read again have no policy."""
-        rows = self._writes
+        touched = {table for table, _ in self._settled if table in self._writes}
+        rows = {**self._writes, **{table: dict(self._writes[table]) for table in touched}}
         for table, key in self._settled:
             write = rows.get(table, _NO_WRITES).get(key)
             if write is not None and write.policy is not None:
-                rows = {**rows, table: {**rows[table], key: msgspec.structs.replace(write, policy=None)}}
+                rows[table][key] = msgspec.structs.replace(write, policy=None)
         return rows
 
     def _conflict(self, refusal: Refusal) -> SerializationConflict:
